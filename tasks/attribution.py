@@ -5,7 +5,7 @@ from prefect import task
 from engine.applications.attribution import record as attribution_runs
 from engine.applications.attribution import report as attribution_reports
 from engine.applications.attribution import stages
-from engine.applications.kinds import keep_product
+from engine.applications.kinds import keep_plan_of, keep_product
 from engine.recipes.attribution import AttributionRecipe
 from tasks.reporting import report_task
 from tasks.running.stage_task import stage_task
@@ -19,12 +19,13 @@ trak = stage_task(stages.trak)
 
 @task(task_run_name="check the recipe")
 def check(recipe: AttributionRecipe, store: str) -> None:
-    """Refuse what cannot be attributed before anything is trained; keep the settings.
+    """Refuse what cannot be attributed before anything is trained; keep settings and plan.
 
     The product of a step is chosen where the recipe leaves that open.
     """
     attribution_runs.prepare(recipe, store)
     keep_product(recipe, store)
+    keep_plan_of(recipe, store)
 
 
 conclude = report_task(attribution_reports.conclude, "attribution of {recipe.name}")

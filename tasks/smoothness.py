@@ -20,7 +20,7 @@ compare = stage_task(stages.compare)
 
 @task(task_run_name="check the recipe")
 def check(recipe: MetasmoothnessRecipe, store: str) -> None:
-    """Refuse what cannot be measured before anything is trained; keep the settings of what can."""
+    """Refuse what cannot be measured before anything is trained; keep the settings."""
     smoothness_runs.prepare(recipe, store)
 
 

@@ -16,7 +16,7 @@ from engine.recipes.files import Recipe
 from engine.recipes.titles import run_title
 from engine.reports.page import as_markdown
 from engine.reports.sections import Page, Section, Table
-from engine.reports.units import write_duration, write_figure
+from engine.reports.units import write_duration, write_found
 from engine.storage.location import check_writable
 from engine.storage.places import CERTIFICATE
 from engine.storage.readable import check_readable
@@ -65,18 +65,19 @@ def plan(recipe: Recipe, store: str, price: float | None) -> Forecast:
     check_writable(store)
     found = plan_recipe(recipe, store, price)
     settings = [f"{name}={value}" for name, value in found.settings.items()]
+    written = "" if found.written_bytes is None else f"; {decimal(found.written_bytes)} written"
     page = Page(
         title=f"Plan of {recipe.name}",
         run=run_title(recipe.descent),
         headline=(
             f"{write_duration(found.seconds.run)} for a run of {recipe.name}, with the fastest "
-            f"schedule, {found.schedule}; {decimal(found.written_bytes)} written."
+            f"schedule, {found.schedule}{written}."
         ),
         findings=[] if found.price is None else [f"Price of the run: {found.price:.3g}."],
         warnings=[found.note] if found.note else [],
         sections=[
             Section("To use it, as other settings of the form", lines=settings),
-            Section("Schedules, the fastest first", tables=[Table(_schedules(found))]),
+            Section("Schedules, the fastest first", [_COLUMNS], tables=[Table(_schedules(found))]),
         ],
     )
     say_in_ui(f"{write_duration(found.seconds.run)} for the run")
@@ -84,11 +85,17 @@ def plan(recipe: Recipe, store: str, price: float | None) -> Forecast:
     return found
 
 
+_COLUMNS = (
+    "Parts are the segments of the training, each of which is a stage; steps are those of one "
+    "outer step; memory is that of states and graphs."
+)
+
+
 def _schedules(found: Forecast) -> list[dict[str, str]]:
     """Return a row for each schedule, in few columns: a phone shows no more."""
     return [
         {
-            "schedule": f"{each.schedule}, {each.segments} parts",
+            "schedule": f"{each.schedule}, {each.segments} part{'s' * (each.segments != 1)}",
             "steps forward + reverse": f"{each.forward_steps} + {each.reverse_steps}",
             "memory": decimal(sum(each.peak_bytes[k] for k in ("graphs", "device", "host"))),
             "store": decimal(each.peak_bytes["store"]),
@@ -126,11 +133,11 @@ def _show(
 def _line(check: Check) -> str:
     """Say of one check what it means, what was found, and what is the limit."""
     verb = "" if check.verdict is Verdict.PASS else f" {check.verdict.value}s"
-    found, limit = write_figure(check.value), check.bound()
-    figures = ", ".join(
+    found, limit = write_found(check.value), check.bound()
+    numbers = ", ".join(
         each for each in (found and f"found {found}", limit and f"allowed {limit}") if each
     )
-    return f"{check.name}{verb}: {check.meaning()}{f' ({figures})' if figures else ''}"
+    return f"{check.name}{verb}: {check.meaning()}{f' ({numbers})' if numbers else ''}"
 
 
 def _publish(page: Page, key: str) -> None:

@@ -11,7 +11,7 @@ from engine.planning.forecast import (
     keep_forecast,
     read_forecast,
 )
-from engine.planning.plan import plan, plan_of_run
+from engine.planning.plan import keep_predicted, plan, plan_of_run
 from engine.preflight.verdict import CheckReport, Verdict
 from engine.problems.built import check_repeats, check_scores
 from engine.progress.time_left import REPORT
@@ -54,11 +54,26 @@ def plan_recipe(recipe: DescentRecipe, store: str, price: float | None = None) -
         ConfigurationError: If nothing fits into the memory allowed.
     """
     found = plan(recipe.descent, store, price, recipe.num_outputs)
-    if recipe.kind == DESCENT:
-        return found
+    return found if recipe.kind == DESCENT else _of_kind(recipe, found, price)
+
+
+def keep_plan_of(recipe: DescentRecipe, store: str) -> None:
+    """Keep with a run of another kind than the descent what it is predicted to take.
+
+    See ``engine.planning.plan.keep_predicted``; a descent keeps what it follows, by ``keep_plan``.
+    Where ``keep_product`` has kept a plan, nothing more is kept.
+
+    Cost:
+        Some steps and products of a step, at most a thousandth of the run's own steps or so.
+    """
+    keep_predicted(recipe.descent, store, lambda found: _of_kind(recipe, found, None))
+
+
+def _of_kind(recipe: DescentRecipe, found: Forecast, price: float | None) -> Forecast:
+    """Return the plan of a descent as that of a run of another kind with the same training."""
     seconds = _seconds_of_run(recipe, found)
     others = [
-        each.model_copy(update={"seconds": _seconds_of_run(recipe, each)})
+        each.model_copy(update={"seconds": _seconds_of_run(recipe, each), "written_bytes": None})
         for each in found.alternatives
     ]
     note = (
@@ -68,6 +83,7 @@ def plan_recipe(recipe: DescentRecipe, store: str, price: float | None = None) -
     return found.model_copy(
         update={
             "seconds": seconds,
+            "written_bytes": None,
             "alternatives": others,
             "price": None if price is None else price * seconds.run / 3600,
             "note": f"{found.note} {note}".strip(),
@@ -90,7 +106,7 @@ def keep_product(recipe: DescentRecipe, store: str) -> None:
         found = plan_of_run(descent, store, recipe.num_outputs)
         seconds = _seconds_of_run(recipe, found)
         # What the stages of a descent would write says nothing of this run.
-        kept = found.model_copy(update={"seconds": seconds, "written_bytes": 0})
+        kept = found.model_copy(update={"seconds": seconds, "written_bytes": None})
         keep_forecast(descent, store, kept)
 
 

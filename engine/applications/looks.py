@@ -7,7 +7,7 @@ nothing about the run.
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -64,9 +64,29 @@ def candidate(data: DataSet, place: int, number: int | None = None) -> Look:
     if isinstance(train, Pairs):
         pair = train.inputs[torch.tensor([place])][0]
         return Look(train.names[place] if train.names else name, alone(pair), train.captions[place])
-    if data.show is not None:
-        return _own(data.show, place, name)
-    return _plain(data, "train", place, name)
+    if data.show is None:
+        return _with_truth(_plain(data, "train", place, name), data, place)
+    shown = _own(data.show, place, name)
+    given = data.class_of_each
+    if data.true_labels is not None and given is not None:
+        said = data.class_name(int(given[place]))
+        text = shown.text if shown.row else ", ".join(filter(None, [shown.text, f"label {said}"]))
+        row = {**shown.row, "label": said} if shown.row else {}
+        shown = replace(shown, text=text, row=row)
+    return _with_truth(shown, data, place)
+
+
+def _with_truth(look: Look, data: DataSet, place: int) -> Look:
+    """Return a look at a training candidate that says its true label, where that is known."""
+    if data.true_labels is None:
+        return look
+    true = data.class_name(int(data.true_labels[place]))
+    if look.row:
+        *others, label = look.row.items()
+        return replace(look, row=dict([*others, ("true label", true), label]))
+    given = data.class_of_each
+    differs = given is not None and int(given[place]) != int(data.true_labels[place])
+    return replace(look, text=f"{look.text}, truly {true}") if differs else look
 
 
 def held_out(data: DataSet, split: str, place: int, name: str) -> Look:
@@ -120,10 +140,10 @@ def together(
 
     Args:
         looks: The examples.
-        notes: A figure of each; empty where there is none.
+        notes: A number of each; empty where there is none.
         wrong: Which are known to be wrong; none by default.
         tones: Colour of each frame; see ``Card``.
-        what: Head of the column of the figures, in a table.
+        what: Head of the column of the numbers, in a table.
     """
     wrong, tones = list(wrong) or [False] * len(looks), list(tones) or [""] * len(looks)
     if not all(each.row for each in looks):
@@ -134,7 +154,7 @@ def together(
         ]
     names, hidden = _shown_columns(list(dict.fromkeys(n for each in looks for n in each.row)))
     rows = [
-        # The figure stands where a narrow screen shows it, however many columns there are.
+        # The number stands where a narrow screen shows it, however many columns there are.
         {"example": each.name}
         | ({what: note} if any(notes) else {})
         | {name: each.row.get(name, "") for name in names}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import zarr
     from torch import Tensor, nn
 
+    from engine.applications.attribution.query_scores import QueryScores
     from engine.applications.descent.iterates import Iterate, Iterates
     from engine.stages.references import Ref
 
@@ -209,8 +210,9 @@ class OpenRun:
     def selection(self) -> Any:  # noqa: ANN401 (as ``table``)
         """One row for each candidate, like ``table``: id, count or weight, score, name, label ...
 
-        ``score`` is the first metagradient. In a store that was written without pyarrow, a text
-        that a spreadsheet would take for a formula begins with an apostrophe.
+        ``score`` is the first metagradient; ``true_label`` is there where the problem knows it. In
+        a store that was written without pyarrow, a text that a spreadsheet would take for a formula
+        begins with an apostrophe.
 
         Raises:
             ConfigurationError: If the run selects no examples, or has not finished.
@@ -230,6 +232,20 @@ class OpenRun:
             f"Run {self.name} has no selection of examples: it has not finished, or its "
             f"metaparameters are {self.recipe.metaparameters.name.value}. See `z` and `table`."
         )
+
+    @property
+    def scores(self) -> "QueryScores":
+        """The scores of an attribution by query, with the names of queries and examples.
+
+        ``run.scores[0]`` and ``run.scores["name"]`` read one query, ``run.scores.table`` has them
+        all, and ``run.scores.of("trak")`` those of a baseline.
+
+        Raises:
+            ConfigurationError: If the run is no attribution, or has not finished.
+        """
+        from engine.applications.attribution.query_scores import scores_of
+
+        return scores_of(self.store, self.name, self.recipe.kind, self.record)
 
     @property
     def report(self) -> str:

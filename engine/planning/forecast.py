@@ -64,8 +64,9 @@ class Alternative(Document):
     peak_bytes: dict[str, int]
     """Most bytes at once: graphs, states on the device, states in host memory, and in the store."""
 
-    written_bytes: int
-    """Bytes of states, adjoints and metaparameters that the run writes."""
+    written_bytes: int | None
+    """Bytes of states, adjoints and metaparameters that the run writes; None where only those of a
+    descent with the same training are known."""
 
     seconds: Seconds
     """Predicted time."""

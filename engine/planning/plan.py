@@ -1,8 +1,10 @@
 """Plans of recipes: measured before a run, kept with it, and followed by its reverse stages."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
+from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
 from engine.planning.choice import Setting, check_caps, choose, forecast, segment_lengths
 from engine.planning.counted import counted_setting, must_be_counted
@@ -78,6 +80,31 @@ def keep_plan(recipe: DescentRecipe, store: str) -> None:
     """
     if read_forecast(store, run_name(recipe)) is None:
         keep_forecast(recipe, store, plan_of_run(recipe, store))
+
+
+def keep_predicted(
+    recipe: DescentRecipe, store: str, of_kind: Callable[[Forecast], Forecast]
+) -> None:
+    """Predict what a run of another kind than the descent takes, and keep that with the run.
+
+    It decides no bit: the product of a step is the reference, as without a plan. Where the recipe
+    leaves the schedule to the planner, the one that is kept is followed. Where no plan can be made,
+    none is kept; what reverses the run then refuses it.
+
+    Args:
+        recipe: Whose training is that of the run, under the run's name.
+        store: fsspec URL of the store.
+        of_kind: Turns the plan of a descent into that of the run.
+    """
+    if read_forecast(store, run_name(recipe)) is not None:
+        return
+    replay = recipe.replay
+    changes: dict[str, object] = {"vjp": _named(replay.vjp)}
+    if replay.schedule is not ScheduleName.AUTO:  # these caps are of a descent's sweep
+        changes |= dict.fromkeys(("max_device_bytes", "max_host_bytes", "max_store_bytes"))
+    named = recipe.model_copy(update={"replay": replay.model_copy(update=changes)})
+    with suppress(ConfigurationError):
+        keep_forecast(recipe, store, of_kind(plan_of_run(named, store)))
 
 
 def followed(recipe: DescentRecipe, store: str) -> ReplaySettings:

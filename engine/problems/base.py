@@ -83,6 +83,8 @@ class Problem:
         num_classes: Number of classes; by default counted in the labels, if these are whole
             numbers, one for each example.
         corrupted: Which candidates are known to be wrong, shape (examples,), to judge a selection.
+        true_labels: Class that each candidate really is of, where that is known, to judge and to
+            show a selection; what differs from the label that is given counts as ``corrupted``.
         ids: Position of each candidate in the files that it comes from.
         chunk: Held-out examples that are evaluated at a time; for a coupled loss, those that are
             compared with each other.
@@ -130,6 +132,7 @@ class Problem:
     training_loss: Any = None  # Loss
     num_classes: Any = None  # int
     corrupted: Any = None  # yes or no for each, becomes a Tensor
+    true_labels: Any = None  # whole numbers, become a Tensor
     ids: Any = None  # whole numbers, become a Tensor
     chunk: Any = None  # int
     score: Any = None  # Callable[[nn.Module, Any, int], dict[str, Any]]
@@ -196,7 +199,11 @@ class Problem:
                 for each, given in getattr(self, name).items()
             }
             object.__setattr__(self, name, entries)
-        for name, dtype in (("corrupted", torch.bool), ("ids", torch.int64)):
+        for name, dtype in (
+            ("corrupted", torch.bool),
+            ("true_labels", torch.int64),
+            ("ids", torch.int64),
+        ):
             given = getattr(self, name)
             if given is None:
                 continue

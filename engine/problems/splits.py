@@ -93,6 +93,18 @@ class DataSet:
     classes: tuple[str, ...] = ()
     """What people call the classes, in the order of their numbers; empty where a number says it."""
 
+    true_labels: Int64[Tensor, " train"] | None = None
+    """Class that each training candidate really is of; None where only the given one is known."""
+
+    @property
+    def class_of_each(self) -> Tensor | None:
+        """The given class of each training candidate; None where labels are no classes."""
+        return self.splits["train"].one_label_each if self.num_classes else None
+
+    def class_name(self, number: int) -> str:
+        """Return what people call a class."""
+        return self.classes[number] if self.classes else str(number)
+
     @property
     def numbers(self) -> list[int]:
         """What each training candidate is called where it has no name: its id, or its position."""

@@ -17,7 +17,7 @@ from engine.problems.own_examples import (
     as_examples,
     read_through,
 )
-from engine.problems.splits import DataSet, Examples, examples_fingerprint
+from engine.problems.splits import DataSet, Examples, check_examples, examples_fingerprint
 from engine.recipes.arguments.data import HELD_OUT
 
 _MEANING = {"validation": "the iterate is chosen", "test": "the result is judged"}
@@ -48,13 +48,12 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
     people = _people(problem, {name: len(each) for name, each in held_out.items()}, rows)
     number = len(splits["train"])
     _check_lengths(problem, number)
+    num_classes = _num_classes(problem, splits)
     return (
         DataSet(
             splits=splits,
-            num_classes=_num_classes(problem, splits),
-            corrupted=torch.zeros(number, dtype=torch.bool)
-            if problem.corrupted is None
-            else problem.corrupted,
+            num_classes=num_classes,
+            corrupted=_corrupted(problem, splits["train"], num_classes),
             fingerprint=problem.fingerprint or _fingerprint(splits, read),
             bounds=problem.bounds,
             ids=torch.arange(number) if problem.ids is None else problem.ids,
@@ -64,6 +63,7 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
             show=problem.show,
             show_inputs=problem.show_inputs,
             classes=tuple(str(name) for name in problem.classes),
+            true_labels=problem.true_labels,
             **people,
         ),
         tuple(notes),
@@ -99,7 +99,7 @@ def _held_out(
 
 def _check_lengths(problem: Problem, number: int) -> None:
     """Refuse what is known of each training candidate if it is known of more or of fewer."""
-    known = {name: getattr(problem, name) for name in ("names", "ids", "corrupted")}
+    known = {name: getattr(problem, name) for name in ("names", "ids", "corrupted", "true_labels")}
     known |= {f"groups[{name!r}]": groups for name, groups in problem.groups.items()}
     for name, entries in known.items():
         if entries is not None and len(entries) != number:
@@ -107,6 +107,28 @@ def _check_lengths(problem: Problem, number: int) -> None:
                 f"{name} of the problem has {len(entries)} entries for {number} training "
                 "candidates. Give one for each, in their order."
             )
+
+
+def _corrupted(problem: Problem, train: Examples, num_classes: int) -> Tensor:
+    """Return which candidates are known to be wrong, also by their true labels.
+
+    Raises:
+        DataError: If true labels are given to examples without classes, or are no classes.
+    """
+    true = problem.true_labels
+    if true is not None:
+        labels = train.one_label_each
+        if labels is None or not num_classes:
+            raise DataError(
+                "true_labels of the problem are given, but its training candidates have no class "
+                "each that these could be compared with. Leave them out, and give `corrupted`."
+            )
+        check_examples(true, true, num_classes=num_classes, origin="true_labels of the problem")
+        if problem.corrupted is None:
+            return true != labels
+    if problem.corrupted is not None:
+        return problem.corrupted
+    return torch.zeros(len(train), dtype=torch.bool)
 
 
 def _fingerprint(splits: dict[str, Examples], read: dict[str, ReadThrough]) -> str:

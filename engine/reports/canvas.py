@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from engine.extras import load
@@ -45,6 +46,21 @@ _HARDLY = 0.1
 
 _MARGIN = 0.1
 """Of the spread, above and below it."""
+
+_LOG_TICKS = {
+    numbers: min(math.log10(b / a) for a, b in pairwise([*numbers, 10 * numbers[0]]))
+    for numbers in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3))
+}
+"""Numbers of a decade that a logarithmic axis may write, to the closest two, in decades."""
+
+_WITH_MARGINS = 1.1
+"""How much longer an axis is than what is drawn along it."""
+
+_TICK_HEIGHT = 0.22
+"""Inches that a number beside an upright axis has for itself: a line of 10 points, and air."""
+
+_GAP, _LINE = 0.12, 0.2
+"""Inches between small squares beside one another, and of a line of the smallest text."""
 
 _WORDS = re.compile(r"[^./]*[./]?")
 """Words of a name, each with the dot or slash behind it."""
@@ -89,6 +105,33 @@ def new_figure(
         axes.set_axisbelow(True)
         if is_narrow():
             axes.locator_params(axis="x", nbins=_TICKS)
+    return figure, all_axes
+
+
+def small_multiples(
+    number: int, lines: int
+) -> "tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]":
+    """Return a figure of small squares without ticks, and its axes, row by row.
+
+    There is room above each for its name, below each for a line, and above all for a legend.
+
+    Args:
+        number: Of the axes. Some 20 fill a page.
+        lines: Of the legend.
+    """
+    width, columns = _width.get(), 3 if is_narrow() else 5
+    side, rows = width / columns, -(-number // columns)
+    row, top = side - _GAP + 2 * _LINE, (lines + 0.5) * _LINE
+    height = top + rows * row
+    figure = load("matplotlib.figure", "A figure of a report").Figure(figsize=(width, height))
+    all_axes = []
+    for place in range(number):
+        left, below = place % columns * side, height - top - (place // columns + 1) * row + _LINE
+        square = (side - _GAP) / width, (side - _GAP) / height
+        axes = figure.add_axes((left / width, below / height, *square))
+        axes.tick_params(bottom=False, left=False, labelbottom=False, labelleft=False)
+        axes.spines[:].set_color(GRID)
+        all_axes.append(axes)
     return figure, all_axes
 
 
@@ -213,8 +256,6 @@ def scale(axes: "matplotlib.axes.Axes", values: Sequence[float], *, log: bool = 
 
     Values that hardly differ beside their size fill the height: from 0 on they would be one line.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     low, high = min(values), max(values)
     if not log and low > 0 and 0 < high - low < _HARDLY * high:
         margin = _MARGIN * (high - low)
@@ -223,11 +264,37 @@ def scale(axes: "matplotlib.axes.Axes", values: Sequence[float], *, log: bool = 
     if low <= 0 or not (log or high > 100 * low):
         axes.set_ylim(bottom=0)
         return
+    log_scale(axes, low, high)
+
+
+def log_scale(axes: "matplotlib.axes.Axes", low: float, high: float) -> None:
+    """Let the y axis be logarithmic, with as many numbers as have room above one another.
+
+    Args:
+        axes: Of a figure of ``new_figure``.
+        low: Smallest value that is shown, above 0.
+        high: Greatest one.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
     axes.set_yscale("log")
     axes.yaxis.set_minor_formatter(NullFormatter())
-    if high < 20 * low:  # powers of ten alone would leave one tick or none
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    decades = max(math.log10(high / low), 0.01) * _WITH_MARGINS
+    figure = axes.get_figure(root=True)
+    assert figure is not None  # new_figure made it
+    height = axes.get_position().height * figure.get_figheight()
+    most = max(int(height / _TICK_HEIGHT), 2)
+    if decades < math.log10(2):  # few of the numbers below would lie in it
+        axes.yaxis.set_major_locator(MaxNLocator(min(most, _TICKS)))
+    else:
+        for numbers, closest in _LOG_TICKS.items():
+            if closest * most >= decades:
+                axes.yaxis.set_major_locator(LogLocator(subs=numbers))
+                break
+        else:  # powers of ten, and of many some, which are written as such
+            axes.yaxis.set_major_locator(LogLocator(numticks=most))
+            return
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _write_powers(axis: "matplotlib.axis.Axis") -> None:

@@ -23,7 +23,7 @@ _NOTHING = ("", "-", "diverged")
 
 @dataclass(frozen=True)
 class Number:
-    """A figure that stands at the top of a page.
+    """A number that stands at the top of a page.
 
     Attributes:
         label: What it is.
@@ -131,7 +131,7 @@ class Card:
             it; none if it is shown by its text alone.
         name: Where it comes from, or its number.
         text: What is read of it: its caption, its text, or a row of a table.
-        note: A figure of it.
+        note: A number of it.
         marked: Whether it is known to be wrong.
         tone: A word that gives its frame a colour, as in figures: blue, orange or none.
     """

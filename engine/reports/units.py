@@ -36,13 +36,13 @@ def write_duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def write_figure(value: float | None) -> str:
-    """Write a measured figure in few digits; empty if there is none."""
+def write_found(value: float | None) -> str:
+    """Write a measured number in few digits; empty if there is none."""
     return "" if value is None else f"{value:.3g}"
 
 
 def write_small(value: float) -> str:
-    """Write a signed figure in two digits and as few letters as can be, e.g. ``-9.9e-3``."""
+    """Write a signed number in two digits and as few letters as can be, e.g. ``-9.9e-3``."""
     digits, exponent = f"{value:+.1e}".split("e")
     return f"{digits}e{int(exponent)}"
 

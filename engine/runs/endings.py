@@ -36,7 +36,7 @@ class Ending(Document):
     """What came of it, in one sentence."""
 
     numbers: list[dict[str, str]] = []
-    """The figures that stand at the top of the report: label, value and note of each."""
+    """The numbers that stand at the top of the report: label, value and note of each."""
 
     summary: list[str] = []
     """What the numbers mean, in sentences."""

@@ -66,7 +66,7 @@ class FinishedRun(Outline):
 
     @abstractmethod
     def numbers(self) -> Sequence[Number]:
-        """Return the figures that stand at the top of the report, at most three."""
+        """Return the numbers that stand at the top of the report, at most three."""
 
     @abstractmethod
     def findings(self) -> list[str]:

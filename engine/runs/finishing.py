@@ -42,7 +42,7 @@ def finish(store: str, record: _Record, report: Callable[[_Record], Report]) -> 
         report: Draws what the kind of run has to show; not asked if nothing has changed.
 
     Returns:
-        The record with the figures of all starts, and the counts of this one.
+        The record with the numbers of all starts, and the counts of this one.
     """
     run, folder, began = record.run, run_folder(store, record.run), record.started
     url, own, parts = join(folder, RUN), own_start(store, run), record.parts()

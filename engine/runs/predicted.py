@@ -6,10 +6,10 @@ from engine.runs.overview import RunOverview
 
 
 class Comparison(Document):
-    """A figure of a run, predicted and actual."""
+    """A number of a run, predicted and actual."""
 
     what: str
-    """Name of the figure, with its unit."""
+    """Name of the number, with its unit."""
 
     predicted: float
     """Before the run."""
@@ -19,10 +19,10 @@ class Comparison(Document):
 
 
 def compare(store: str, view: RunOverview) -> list[Comparison]:
-    """Return the figures of a run that were predicted, beside what its stages did.
+    """Return the numbers of a run that were predicted, beside what its stages did.
 
     Seconds are of computing, with what each stage costs besides; stages that another run had made
-    are not counted, so both figures agree only for a run that started from nothing.
+    are not counted, so both numbers agree only for a run that started from nothing.
     """
     predicted = read_forecast(store, view.run)
     if predicted is None:
@@ -32,11 +32,10 @@ def compare(store: str, view: RunOverview) -> list[Comparison]:
     found = [Comparison(what="seconds of the run", predicted=predicted.seconds.run, actual=seconds)]
     if not predicted.written_bytes:
         return found
-    return [
-        *found,
-        Comparison(
-            what="bytes written",
-            predicted=predicted.written_bytes,
-            actual=sum(line.written for line in own),
-        ),
-    ]
+    found = [Comparison(what="seconds of the run", predicted=predicted.seconds.run, actual=seconds)]
+    if predicted.written_bytes is not None:
+        written = sum(line.written for line in own)
+        found.append(
+            Comparison(what="bytes written", predicted=predicted.written_bytes, actual=written)
+        )
+    return found

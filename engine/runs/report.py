@@ -27,7 +27,7 @@ from engine.recipes.names import run_name
 from engine.recipes.titles import run_title
 from engine.reports.sections import Page, Section, Table
 from engine.reports.settings_rows import all_rows, changed_rows, written
-from engine.reports.units import write_duration, write_figure
+from engine.reports.units import write_duration, write_found
 from engine.runs.certificates import Certificate, read_certificate
 from engine.runs.finished import FinishedRun
 from engine.runs.overview import overview
@@ -143,7 +143,7 @@ def cost(store: str, record: FinishedRun) -> Section:
             Table(
                 [
                     {
-                        "figure": each.what,
+                        "number": each.what,
                         "predicted": f"{each.predicted:,.{digits}f}",
                         "actual": f"{each.actual:,.{digits}f}",
                     }
@@ -183,15 +183,15 @@ def trust(record: FinishedRun, certificate: Certificate | None) -> Section:
 
 
 def tried(report: CheckReport) -> tuple[list[str], dict[str, str]]:
-    """Return what a preflight found: a sentence, and its checks to their figures."""
+    """Return what a preflight found: a sentence, and its checks to their numbers."""
     checks = report.checks
     passed = sum(each.verdict is Verdict.PASS for each in checks)
     sentence = (
         f"Preflight, on short twins of the run before it began: {passed} of {len(checks)} "
-        "checks passed. Each with its figure, and the limit; what they mean stands in "
+        "checks passed. Each with its number, and the limit; what they mean stands in "
         "All checks of the preflight."
     )
-    return [sentence], {each.name: _figures(each) for each in checks}
+    return [sentence], {each.name: _found(each) for each in checks}
 
 
 def _said(check: Check) -> str:
@@ -199,8 +199,8 @@ def _said(check: Check) -> str:
     return f"{check.name}: {told}. {check.cause}".strip()
 
 
-def _figures(check: Check) -> str:
-    """Return the verdict on a check where it is not passed, its figure, and the limit."""
+def _found(check: Check) -> str:
+    """Return the verdict on a check where it is not passed, its number, and the limit."""
     measured = _measured(check)
     if check.verdict is Verdict.PASS:
         return measured or "done"
@@ -208,8 +208,8 @@ def _figures(check: Check) -> str:
 
 
 def _measured(check: Check) -> str:
-    """Return the figure of a check and its limit; empty if it has no figure."""
-    found = write_figure(check.value)
+    """Return the number of a check and its limit; empty if it has no number."""
+    found = write_found(check.value)
     bound = check.bound()
     return f"{found} ({bound})" if bound else found
 
@@ -224,7 +224,7 @@ def all_checks(report: CheckReport | None) -> Section | None:
             {
                 "check": each.name,
                 "verdict": str(each.verdict),
-                "found": write_figure(each.value),
+                "found": write_found(each.value),
                 "limit": each.bound(),
                 "meaning": f"{each.cause} {each.remedy}".strip(),
             }

@@ -14,7 +14,7 @@ from engine.applications.kinds import check_recipe
 from engine.numerics.process import keep_freed_memory
 from engine.preflight.verdict import Check, Verdict
 from engine.recipes.files import Recipe
-from engine.reports.units import write_figure
+from engine.reports.units import write_found
 from engine.storage.location import absolute, store_errors
 from engine.storage.places import CERTIFICATE
 from engine.storage.readable import check_readable
@@ -79,15 +79,15 @@ def show_checks(
     if quiet:
         checks = [each for each in checks if each.verdict is not Verdict.PASS]
     is_narrow = console.width < WIDE
-    figures = ("verdict", right("found"), right("limit"))
+    numbers = ("verdict", right("found"), right("limit"))
     table = (
-        Table("check, and what it means", *figures, show_lines=True)
+        Table("check, and what it means", *numbers, show_lines=True)
         if is_narrow
-        else Table("check", *figures, "meaning")
+        else Table("check", *numbers, "meaning")
     )
     for each in checks:
         shown = Text(each.verdict, style=_COLOURS[each.verdict])
-        found, meaning = (write_figure(each.value), each.bound()), each.meaning()
+        found, meaning = (write_found(each.value), each.bound()), each.meaning()
         if is_narrow:
             table.add_row(Text.assemble((each.name, "bold"), "\n", plain(meaning)), shown, *found)
         else:

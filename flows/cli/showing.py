@@ -123,7 +123,7 @@ def _show_parts(console: Screen, parts: list[Part]) -> None:
 
 def _show_forecast(console: Screen, compared: list[Comparison], actual: str) -> None:
     """Print what was predicted beside what it took."""
-    table = Table("figure", right("predicted"), right(actual))
+    table = Table("number", right("predicted"), right(actual))
     for each in compared:
         digits = 1 if each.what.startswith("seconds") else 0
         table.add_row(each.what, f"{each.predicted:,.{digits}f}", f"{each.actual:,.{digits}f}")
@@ -214,9 +214,10 @@ def show_plan(
     options = [f"--set {name}={value}" for name, value in chosen.items()]
     # A shell goes on after a backslash, so that all of them can be copied at once.
     changes = [*(f"{each} \\" for each in options[:-1]), *options[-1:]]
+    written = forecast.written_bytes
     tell(
-        f"Fastest: {forecast.schedule}, {write_duration(forecast.seconds.run)} for the run, "
-        f"{decimal(forecast.written_bytes)} written."
+        f"Fastest: {forecast.schedule}, {write_duration(forecast.seconds.run)} for the run"
+        f"{'' if written is None else f', {decimal(written)} written'}."
     )
     if forecast.note:
         tell(forecast.note)
@@ -252,8 +253,9 @@ def _show_alternatives(forecast: Forecast, replay: ReplaySettings | None) -> Non
         )
     console.table(rows)
     tell(
-        "The fastest first, * is the recipe's own; steps are those of one outer step, forward + "
-        "reversed; memory is that of states and graphs."
+        "The fastest first, * is the recipe's own; parts are the segments of the training that are "
+        "stages each, unroll the steps whose graphs are kept at once; steps are those of one outer "
+        "step, forward + reversed; memory is that of states and graphs."
     )
 
 
@@ -311,8 +313,8 @@ def _lines_of(freed: list[Freed]) -> list[tuple[str, str, str, str]]:
 
 def _stages(view: RunOverview) -> Table:
     on_gpu = ["GPU-seconds"] if view.totals.gpu_seconds else []
-    figures = [right(name) for name in ("attempts", "size", "seconds", *on_gpu)]
-    table = Table(Column("stage", overflow="fold"), "result", *figures)
+    numbers = [right(name) for name in ("attempts", "size", "seconds", *on_gpu)]
+    table = Table(Column("stage", overflow="fold"), "result", *numbers)
     shown = view.stages if len(view.stages) <= SHOWN else view.stages[-SHOWN:]
     for line in shown:
         result = "cached" if line.cached else "computed"

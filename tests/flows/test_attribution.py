@@ -1,13 +1,17 @@
 """The flow of attribution, on Prefect's own engine."""
 
 import csv
+import re
 
 import pytest
 import torch
 
+import engine
 from engine.applications.attribution.record import OWN
 from engine.applications.attribution.scores import query_outputs
 from engine.applications.attribution.works import subsets
+from engine.applications.descent.certificate import verify_run
+from engine.errors import ConfigurationError
 from engine.problems.built import build_problem
 from engine.recipes.files import validate_recipe
 from engine.replay.batched import train_many
@@ -121,7 +125,54 @@ def test_an_attribution_leaves_report_and_figures_and_can_be_found(record, recip
         page = file.read()
     assert page.count("<svg ") == 2 * 2
     assert page.count("<h3>Query ") == recipe.attribution.num_queries
+    assert re.search(r"seconds of the run</td><td[^>]*>[\d.]+</td><td[^>]*>[\d.]+</td>", page)
+    assert "bytes written" not in page  # nobody has predicted those of this kind
     assert "removals" in [check.name for check in found.checks.checks]
+
+
+@pytest.mark.slow
+def test_an_opened_attribution_has_numbers_and_scores_by_query(record, recipe):
+    """Beside the file that the run wrote, and the examples that the problem has."""
+    found, store = record
+    run = engine.open_run(store, found.run)
+    problem = build_problem(recipe.descent)
+    expected = read_scores(found, store)
+
+    assert run.rows[1] == {
+        "scores": OWN,
+        "left_out_percent": 20.0,
+        "lds": found.lds[OWN]["20"].mean,
+        "lds_low": found.lds[OWN]["20"].low,
+        "lds_high": found.lds[OWN]["20"].high,
+    }
+    assert run.scores.shape == (3, 60)
+    assert torch.equal(run.scores.values(), expected)
+    assert all(torch.equal(run.scores[query], expected[query]) for query in range(3))
+    assert torch.equal(torch.stack(list(run.scores)), expected)
+    assert torch.equal(run.scores["query_2"], run.scores[2])
+    labels = problem.data.splits[recipe.attribution.query_split].labels[:3]
+    assert [row["label"] for row in run.scores.queries] == labels.tolist()
+    given = problem.data.splits["train"].labels.tolist()
+    assert [row["label"] for row in run.scores.examples] == given
+    assert list(run.scores.table["query_1"]) == expected[1].tolist()
+    other = run.scores.of("final-gradient")
+    assert not torch.equal(other[0], expected[0])
+    assert torch.equal(other.values()[0], other[0])
+    with pytest.raises(ConfigurationError, match=r"no scores of 'trak'\. It has metagradient"):
+        run.scores.of("trak")
+    with pytest.raises(ConfigurationError, match="no query 'query_3'"):
+        run.scores["query_3"]
+    assert "3 queries, 60 examples" in repr(run.scores)
+    assert "query_0" in run.scores._repr_html_()
+
+
+@pytest.mark.slow
+def test_what_verify_says_of_an_attribution_is_true(record):
+    """It has metagradients, those of its queries; and there is a way to make them again."""
+    found, store = record
+
+    with pytest.raises(ConfigurationError, match="make all of it again in an empty store"):
+        verify_run(store, found.run)
 
 
 def test_a_group_of_subsets_is_never_larger_than_asked_for(recipe):

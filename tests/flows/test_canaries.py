@@ -47,4 +47,9 @@ def test_canaries_widen_the_gap_on_fresh_trainings(prefect_server, tmp_path):
     with open(content["report"]) as file:
         page = file.read()
     assert page.count("<svg ") == 2
+    (row, *_), own = found.rows(), found.audits[OWN]
+    assert (row["gap_nats"], row["gap_low_nats"], row["gap_high_nats"]) == (
+        *(own.gap, own.low, own.high),
+    )
+    assert (row["canaries"], row["auc"], row["loss_out_nats"]) == (OWN, own.auc, own.loss_out)
     assert re.findall(r'alt="canary \d+, (before|after|change[^"]*)"', page)

@@ -21,7 +21,13 @@ OWN = "metagradient"
 """Name of our own scores beside those of the baselines."""
 
 SCORES = "scores.csv"
-"""File in the run's folder."""
+"""File in the run's folder: a row for each example, a column for each query."""
+
+FIRST = "query_0"
+"""The first of these columns; those before it say what is known of the example."""
+
+QUERIES = "queries.csv"
+"""File in the run's folder: a row for each query."""
 
 
 class Found(Document):
@@ -159,6 +165,15 @@ class AttributionRecord(FinishedRun):
             {"scores": name} | {f"{drop} % left out": written(found) for drop, found in lds.items()}
             for name, lds in self.lds.items()
             if lds
+        ]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row of numbers for each method and percentage: LDS with its 95 % interval."""
+        return [
+            {"scores": name, "left_out_percent": float(drop), "lds": found.mean}
+            | {"lds_low": found.low, "lds_high": found.high}
+            for name, lds in self.lds.items()
+            for drop, found in lds.items()
         ]
 
     def curves(self) -> list[Curve]:

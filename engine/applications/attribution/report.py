@@ -2,17 +2,18 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.applications.attribution.figures import draw_datamodeling, draw_prediction
+from engine.applications.attribution.figures import draw_datamodeling, draw_predictions
 from engine.applications.attribution.queries import query_sections
 from engine.applications.attribution.record import (
     OWN,
+    QUERIES,
     SCORES,
     AttributionRecord,
     Found,
@@ -27,7 +28,8 @@ from engine.applications.attribution.scores import (
 from engine.applications.attribution.stages import Subsets
 from engine.preflight.verdict import CheckReport
 from engine.problems.built import BuiltProblem, build_problem
-from engine.recipes.attribution import AttributionRecipe
+from engine.problems.splits import DataSet
+from engine.recipes.attribution import AttributionRecipe, Queries
 from engine.reports.intervals import Interval, interval
 from engine.reports.sections import Figure, Section, Table
 from engine.reports.spreadsheets import safe_cell
@@ -40,6 +42,10 @@ from engine.stages.commits import read_inputs, read_rows, read_scalars
 from engine.stages.metagradient_rows import only_metagradient
 from engine.stages.monitoring import read_sweep
 from engine.stages.references import Ref
+
+_TOGETHER, _MOST, _POINTS = 20, 100, 2400
+"""Queries whose predictions fill a page, most that are drawn, and most points of a figure: a page
+that holds some thousand more is slow to open."""
 
 
 def conclude(
@@ -94,7 +100,15 @@ def conclude(
             f"Attribution: {recipe.name}",
             [*_judged(record, scores[OWN], trainings, lds), *shown[:1]],
             shown[1:],
-            files={SCORES: as_csv(scores[OWN], problem).encode()},
+            files={
+                SCORES: as_csv(scores[OWN], problem).encode(),
+                QUERIES: queries_csv(
+                    problem,
+                    settings.queries,
+                    base.tolist(),
+                    lds_of_queries(scores[OWN], trainings),
+                ).encode(),
+            },
         )
 
     return finish(store, record, report)
@@ -132,25 +146,58 @@ def read_trainings(
 
 def judge(scores: Tensor, trainings: dict[float, tuple[Tensor, Tensor]]) -> dict[float, Interval]:
     """Return the LDS of scores for each percentage, with its interval over the queries."""
+    return {drop: interval(each) for drop, each in lds_of_queries(scores, trainings).items()}
+
+
+def lds_of_queries(
+    scores: Tensor, trainings: dict[float, tuple[Tensor, Tensor]]
+) -> dict[float, list[float]]:
+    """Return the LDS of each query for each percentage."""
     return {
-        drop: interval(datamodeling_scores(predicted_effects(scores, weights), changes))
+        drop: datamodeling_scores(predicted_effects(scores, weights), changes)
         for drop, (weights, changes) in trainings.items()
     }
 
 
 def as_csv(scores: Tensor, problem: BuiltProblem) -> str:
     """Return one line for each training example: name, label, and its score for each query."""
-    labels = problem.data.splits["train"].one_label_each
+    known: dict[str, Sequence[Any]] = {"example": range(scores.shape[1])}
+    known |= _told(problem.data, "train", problem.data.names, scores.shape[1])
+    return _written(known | {f"query_{n}": column for n, column in enumerate(scores.tolist())})
+
+
+def queries_csv(
+    problem: BuiltProblem,
+    queries: Queries,
+    losses: Sequence[float],
+    lds: Mapping[float, Sequence[float]],
+) -> str:
+    """Return one line for each query: number, name, label, loss, and its LDS by percentage."""
+    names = problem.data.held_out_names.get(queries.split, ())
+    known: dict[str, Sequence[Any]] = {"query": range(len(losses))}
+    known |= _told(problem.data, queries.split, names, len(losses))
+    known |= {f"lds_{drop:g}": found for drop, found in lds.items()}
+    return _written(known | {"loss": losses})
+
+
+def _told(data: DataSet, split: str, names: Sequence[str], number: int) -> dict[str, Sequence[Any]]:
+    """Return names, labels and classes of the first examples of a split, where it has them."""
+    labels = data.splits[split].one_label_each
+    told: dict[str, Sequence[Any]] = {}
+    if names:
+        told["name"] = [safe_cell(name) for name in names[:number]]
+    if labels is not None:
+        told["label"] = labels[:number].tolist()
+        if data.classes and data.num_classes:
+            told["class"] = [safe_cell(data.class_name(label)) for label in told["label"]]
+    return told
+
+
+def _written(columns: Mapping[str, Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    known: dict[str, Sequence[Any]] = {"example": range(scores.shape[1])}
-    if problem.data.names:
-        known["name"] = [safe_cell(name) for name in problem.data.names]
-    if labels is not None:
-        known["label"] = labels.tolist()
-    writer.writerow([*known, *(f"query_{i}" for i in range(len(scores)))])
-    for first, column in zip(zip(*known.values(), strict=True), scores.T.tolist(), strict=True):
-        writer.writerow([*first, *column])
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
     return text.getvalue()
 
 
@@ -163,11 +210,8 @@ def _judged(
     """Return what trainings without random subsets say of the scores; nothing without any."""
     if not trainings:
         return []
-    points = {
-        drop: (predicted_effects(scores, weights)[:, 0].tolist(), changes[:, 0].tolist())
-        for drop, (weights, changes) in trainings.items()
-    }
-    return [
+    figures = _predictions(scores, trainings)
+    sections = [
         Section(
             "Predicted against measured: the linear datamodeling score",
             figures=[
@@ -180,14 +224,41 @@ def _judged(
                     "an example means with weight 0, in the same order and from the same "
                     "start.",
                 ),
-                Figure(
-                    vector(lambda: draw_prediction(points)),
-                    "Predicted and measured change of the first query's loss, a point for "
-                    "each training without a random subset",
-                    "The first query: each point is a training without a random subset; on the "
-                    "line the prediction is exact.",
-                ),
+                *figures[:1],
             ],
             tables=[Table(record.table())],
         )
     ]
+    if figures[1:]:
+        title = "Predicted against measured: the other queries"
+        sections.append(Section(title, figures=figures[1:], folded=True))
+    return sections
+
+
+def _predictions(scores: Tensor, trainings: dict[float, tuple[Tensor, Tensor]]) -> list[Figure]:
+    """Return the predicted and the measured changes of all queries, a page of them in a figure."""
+    few = max(_POINTS // (_TOGETHER * len(trainings)), 1)
+    points = {
+        drop: (predicted_effects(scores, weights)[:few], changes[:few])
+        for drop, (weights, changes) in trainings.items()
+    }
+    number = max(len(changes) for _, changes in trainings.values())
+    all_of_them = "a training" if number <= few else f"one of the first {few} of {number} trainings"
+    drop = max(trainings)
+    lds = lds_of_queries(scores, trainings)[drop]
+    figures = []
+    for start in range(0, min(len(scores), _MOST), _TOGETHER):
+        queries = range(start, min(start + _TOGETHER, len(scores)))
+        which = f"queries {start} to {queries[-1]}" if len(queries) > 1 else f"query {start}"
+        figures.append(
+            Figure(
+                vector(lambda queries=queries: draw_predictions(points, queries, lds)),
+                f"Predicted and measured changes of the losses of {which}, a square for each and a "
+                "point for each training without a random subset",
+                "The measured change of a query's loss (upwards) by the predicted one, both in "
+                f"nats and between the numbers below. Each point is {all_of_them} without a random "
+                "subset; on the line the prediction is exact. Above each is the query's own rank "
+                f"correlation with {drop:g} % left out; queries.csv has it for every percentage.",
+            )
+        )
+    return figures

@@ -110,6 +110,21 @@ class CanariesRecord(FinishedRun):
             for name, found in self.audits.items()
         ]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row of numbers for each kind of canaries; gaps and losses are in nats."""
+        return [
+            {
+                "canaries": name,
+                "gap_nats": found.gap,
+                "gap_low_nats": found.low,
+                "gap_high_nats": found.high,
+                "auc": found.auc,
+                "loss_in_nats": found.loss_in,
+                "loss_out_nats": found.loss_out,
+            }
+            for name, found in self.audits.items()
+        ]
+
     def curves(self) -> list[Curve]:
         """Return the gap in the training of each outer step."""
         return [

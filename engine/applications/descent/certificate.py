@@ -205,8 +205,10 @@ def _record_of(store: str, name: str) -> RunRecord:
     ending = stored_run(store, name).ending
     if ending is not None and not ending.verifiable:
         raise ConfigurationError(
-            f"Run {name} is of kind {recipe.kind}, which leaves no metagradient to verify. Name a "
-            "run of kind descent."
+            f"Run {name} is of kind {recipe.kind}, and only parts of a descent can be made again "
+            "by themselves. To verify this one, make all of it again in an empty store, by the "
+            "command that its report has under How to repeat it: stages of the same bits have the "
+            "same `content` in both run.json."
         )
     record = read_run(store, name)
     if run_name(record.recipe) != name:

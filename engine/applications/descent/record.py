@@ -106,7 +106,7 @@ class RunRecord(Comparisons, FinishedRun):
 
     @model_validator(mode="after")
     def _is_whole(self) -> "RunRecord":
-        """Refuse a record of whose figures nothing could be shown."""
+        """Refuse a record of whose numbers nothing could be shown."""
         if not 0 <= self.chosen < len(self.iterates):
             raise ValueError(f"chosen is {self.chosen}, of {len(self.iterates)} iterates")
         for step in self.iterates:
@@ -289,7 +289,7 @@ class RunRecord(Comparisons, FinishedRun):
 
 
 def _on_test(rerun: Rerun) -> dict[str, Scores | None]:
-    """Return the figures of a rerun on the test split; None where a training diverged."""
+    """Return the numbers of a rerun on the test split; None where a training diverged."""
     pair = {"before": rerun.before, "after": rerun.after}
     return {name: None if scores is None else scores["test"] for name, scores in pair.items()}
 

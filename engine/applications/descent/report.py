@@ -11,6 +11,7 @@ from torch import Tensor
 from engine.applications.comparisons.damage import measure_damage
 from engine.applications.comparisons.results import Comparisons, Damage
 from engine.applications.descent.figures import (
+    classes,
     comparison,
     damage,
     examples,
@@ -49,6 +50,7 @@ ORDER = (
     comparison.section,
     comparison.reruns,
     examples.section,
+    classes.section,
     held_out.section,
     damage.section,
     metaparameters.section,

@@ -6,6 +6,7 @@ spreadsheet would take for a formula begin with an apostrophe there; Parquet has
 
 import csv
 import io
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -40,9 +41,9 @@ def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, 
     elif data.names:
         columns["name"] = list(data.names)
     if not own and not isinstance(train, Pairs) and train.labels.ndim == 1:
-        columns["label"] = train.labels.tolist()
-        if data.classes:
-            columns["class"] = [data.classes[label] for label in columns["label"]]
+        columns |= _labels("label", "class", train.labels, data.classes)
+    if data.true_labels is not None:
+        columns |= _labels("true_label", "true_class", data.true_labels, data.classes)
     if data.texts is not None:
         passages = data.texts.splits["train"]
         columns["source"] = [passage.source for passage in passages]
@@ -51,6 +52,12 @@ def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, 
     if data.corrupted.any():
         columns["corrupted"] = data.corrupted.tolist()
     return columns
+
+
+def _labels(label: str, name: str, labels: Tensor, classes: Sequence[str]) -> dict[str, list[Any]]:
+    """Return a column of labels, and one of what people call them where they have names."""
+    numbers = labels.tolist()
+    return {label: numbers} | ({name: [classes[each] for each in numbers]} if classes else {})
 
 
 def selection_files(

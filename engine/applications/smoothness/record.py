@@ -108,6 +108,14 @@ class SmoothnessRecord(FinishedRun):
             for number, (first, second) in enumerate(pairs)
         ]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row of numbers for each direction; None where nothing moved along it."""
+        pairs = zip(self.definition_1.directions, self.definition_2.directions, strict=True)
+        return [
+            {"direction": number, "definition_1": first, "definition_2": second}
+            for number, (first, second) in enumerate(pairs)
+        ]
+
     def curves(self) -> list[Curve]:
         """Return the output along the first direction; none if it was not drawn."""
         if not self.landscape:

@@ -90,7 +90,7 @@ def load_data(settings: DataSettings, dtype: torch.dtype) -> DataSet:
             stored["train"][1], settings.flip_fraction, source.num_classes, generator
         )
     keep_target(stored, settings)
-    inputs, _, ids = stored["train"]
+    inputs, true_labels, ids = stored["train"]
     stored["train"] = (inputs, labels, ids)
     splits = {
         name: Examples(_standardize(inputs, source.statistics, dtype), labels)
@@ -101,7 +101,16 @@ def load_data(settings: DataSettings, dtype: torch.dtype) -> DataSet:
         shift, scale = source.statistics or (0.0, 1.0)
         low, high = source.limits
         bounds = ((low - shift) / scale, (high - shift) / scale)
-    return DataSet(splits, source.num_classes, corrupted, examples_fingerprint(splits), bounds, ids)
+    return DataSet(
+        splits,
+        source.num_classes,
+        corrupted,
+        examples_fingerprint(splits),
+        bounds,
+        ids,
+        # Without a flip every label is taken to be true, and there is nothing to say of it.
+        true_labels=true_labels if corrupted.any() else None,
+    )
 
 
 def _split(

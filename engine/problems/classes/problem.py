@@ -35,6 +35,7 @@ def classifier(read: DataSet, model: ModelSettings, dtype: torch.dtype) -> Probl
         **dict[str, Any](read.splits),
         num_classes=read.num_classes,
         corrupted=read.corrupted,
+        true_labels=read.true_labels,
         ids=read.ids,
         bounds=read.bounds,
         fingerprint=read.fingerprint,

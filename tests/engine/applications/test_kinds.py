@@ -5,16 +5,20 @@ import sys
 
 import pytest
 
-from engine.applications.kinds import keep_product, plan_recipe
+from engine.applications.kinds import keep_plan_of, keep_product, plan_recipe
 from engine.planning import plan as planning
 from engine.planning.expected import Expected
 from engine.planning.forecast import Forecast, Seconds, read_forecast
+from engine.planning.plan import followed, settled
 from engine.progress.time_left import PULL
 from engine.recipes.files import KINDS, validate_recipe
 from engine.recipes.kinds import find, kinds
 from engine.recipes.names import run_name
 from engine.recipes.replay import ReplaySettings, ScheduleName, VjpMode
 from engine.runs.finished import FinishedRun
+from engine.runs.overview import overview
+from engine.runs.predicted import compare
+from engine.runs.run import begin_run
 from tests.kinds import recipe_of
 
 
@@ -99,6 +103,29 @@ def test_a_sweep_of_many_outputs_is_longer_by_their_products():
     assert sum(work.weight for work in nine) == pytest.approx(
         4.0 * (replays + 6 * 19) / (replays + 6 * PULL)
     )
+
+
+@pytest.mark.parametrize("kind", ["attribution", "canaries", "metasmoothness"])
+def test_a_plan_that_is_kept_with_another_kind_decides_no_bit(kind, tmp_path):
+    """The product of a step that the recipe leaves to a planner stays the reference."""
+    changes = {"vjp": "auto", "max_device_bytes": 1}
+    if kind == "canaries":
+        changes |= {"schedule": "store-all"}
+    content = recipe_of(kind).model_dump(mode="json")
+    recipe = validate_recipe({**content, "replay": {**content["replay"], **changes}}, "test")
+    store = str(tmp_path)
+    begin_run(recipe, store)
+    before = settled(recipe.descent, store), followed(recipe.descent, store)
+
+    keep_plan_of(recipe, store)
+
+    assert (settled(recipe.descent, store), followed(recipe.descent, store)) == before
+    found = compare(store, overview(store, run_name(recipe.descent)))
+    assert [each.what for each in found] == ["seconds of the run"]
+    assert found[0].predicted > 0
+    kept = read_forecast(store, run_name(recipe.descent))
+    keep_plan_of(recipe, store)  # another measurement would have other seconds
+    assert read_forecast(store, run_name(recipe.descent)) == kept
 
 
 def test_a_descent_is_planned_as_it_was(monkeypatch):

@@ -267,3 +267,9 @@ def test_it_is_one_line_and_a_table(run, own):
     assert run._repr_html_().count("<tr>") >= 5
     forged = record.model_copy(update={"run": "<script>"})
     assert "<script>" not in RunRecord._repr_html_(forged)
+
+
+def test_a_run_without_queries_says_where_its_scores_are(run):
+    """A descent has one score for each example."""
+    with pytest.raises(ConfigurationError, match=r"is of kind descent.*`selection`"):
+        run.scores  # noqa: B018 (read to be refused)

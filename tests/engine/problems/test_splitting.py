@@ -111,3 +111,31 @@ def test_classes_are_counted_where_labels_number_them(labels, number):
     splits = dict.fromkeys(("train", "objective", "validation", "test"), given)
 
     assert data_set(problem(**splits), torch.float32)[0].num_classes == number
+
+
+def test_true_labels_say_which_candidates_are_wrong():
+    """Whoever knows the true classes need not say twice which labels are wrong."""
+    true = [0, 1, 2] * 3 + [1, 1, 0]
+
+    data, _ = data_set(problem(true_labels=true), torch.float32)
+
+    assert data.true_labels is not None
+    assert data.true_labels.tolist() == true
+    assert data.corrupted.tolist() == [False] * 9 + [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"true_labels": [0, 1]}, "true_labels of the problem has 2 entries for 12"),
+        ({"true_labels": [3] * 12}, "Labels in true_labels of the problem run from 3 to 3"),
+        (
+            {"true_labels": [0] * 12, "train": (rows(12, 0)[0], torch.zeros(12))},
+            "no class each",
+        ),
+    ],
+)
+def test_true_labels_that_fit_nothing_are_refused(parts, words):
+    """Each is told with what there is."""
+    with pytest.raises(DataError, match=words):
+        data_set(problem(**parts), torch.float32)

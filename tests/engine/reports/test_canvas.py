@@ -10,9 +10,13 @@ from engine.applications.descent.figures.sources import draw_sources
 from engine.applications.descent.source_shares import SourceShare
 from engine.reports.canvas import (
     BLUE,
+    NARROW,
+    WIDTH,
     _power,
     cut_name,
+    drawn_at,
     is_narrow,
+    log_scale,
     new_figure,
     png,
     scale,
@@ -189,3 +193,25 @@ def test_a_long_name_keeps_both_of_its_ends():
     """What tells files apart stands at their end, or at their beginning."""
     assert cut_name("a" * 30 + "b" * 30) == "a" * 19 + "\N{HORIZONTAL ELLIPSIS}" + "b" * 20
     assert cut_name("gradient-similarity") == "gradient-similarity"
+
+
+@pytest.mark.parametrize("width", [WIDTH, NARROW])
+@pytest.mark.parametrize("low", [1.1e-5, 0.002, 0.31, 40.0])
+@pytest.mark.parametrize("spread", [1.001, 1.5, 3.0, 9.0, 40.0, 300.0, 2e3, 3e4, 1e7, 1e12])
+def test_numbers_of_a_logarithmic_axis_do_not_touch(width, low, spread):
+    """However much of it there is, in two panels of a page or of a phone; and there are some."""
+    with drawn_at(width):
+        figure, (axes, _) = new_figure(5.4, rows=2)
+    axes.plot([low, low * spread])
+    log_scale(axes, low, low * spread)
+    png(figure)
+
+    bottom, top = axes.get_ylim()
+    shown = [
+        label.get_window_extent()
+        for label, tick in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)
+        if bottom <= tick <= top and label.get_text()
+    ]
+    assert len(shown) >= 2
+    ends = sorted((box.y0, box.y1) for box in shown)
+    assert all(above[0] > below[1] for below, above in itertools.pairwise(ends))

@@ -46,6 +46,15 @@ def test_a_plan_fits_into_the_terminal_with_whole_words(columns, monkeypatch, ca
     assert {*PLANNED, "unroll", "memory", "360000", "120000", "12.1", "250"} <= words
 
 
+def test_a_plan_explains_its_columns(capsys):
+    """Nobody can guess what a number below unroll counts."""
+    show_plan(Forecast.model_validate(planned(PLANNED[0]) | {"alternatives": []}))
+
+    _, _, told = capsys.readouterr().out.rpartition("└")
+    for head in ("parts are", "unroll the steps", "steps are", "memory is"):
+        assert head in " ".join(told.split())
+
+
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
 def test_a_list_of_runs_fits_into_the_terminal_and_breaks_no_name(
     columns, tmp_path, monkeypatch, capsys

@@ -135,11 +135,8 @@ def _name(data: DataSet, place: int) -> str:
 
 def _class(data: DataSet, place: int) -> str:
     """Return the class of a training candidate in words; nothing where labels are no classes."""
-    labels = data.splits["train"].one_label_each
-    if data.num_classes == 0 or labels is None:
-        return ""
-    label = int(labels[place])
-    return f"class {data.classes[label] if data.classes else label}"
+    labels = data.class_of_each
+    return "" if labels is None else f"class {data.class_name(int(labels[place]))}"
 
 
 def _of_classes(damage: Damage) -> Figure:

@@ -32,9 +32,24 @@ def section(run: Material) -> Section | None:
     )
     if not run.data.names and not run.data.texts:
         note += " The number after # is the id of selection.csv, beside this page."
+    if run.data.true_labels is not None:
+        note += (
+            " Where its true label is known to be another one, that stands beside the given one."
+        )
     if run.data.corrupted.any():
         note += " An orange frame marks one that is known to be wrong."
     return Section("Examples to look at", notes=[note], examples=groups)
+
+
+def left_out(value: Tensor) -> tuple[Tensor, str, str]:
+    """Return which candidates a selection leaves out, and the words for these and for the others.
+
+    Args:
+        value: Count or weight of each; of weights, what weighs less than the mean is left out.
+    """
+    if (value == value.round()).all():
+        return value == 0, "dropped", "kept"
+    return value < value.mean(), "weighs little", "weighs much"
 
 
 def shown_examples(
@@ -54,9 +69,7 @@ def shown_examples(
     against_it = -score if uphill else score
     worst = torch.argsort(against_it, descending=True, stable=True)
     best = torch.argsort(against_it, stable=True)
-    whole = bool((value == value.round()).all())
-    dropped = value == 0 if whole else value < value.mean()
-    out, kept = ("dropped", "kept") if whole else ("weighs little", "weighs much")
+    dropped, out, kept = left_out(value)
     known = bool(data.corrupted.any()) and not uphill  # an attack is free to keep what is wrong
     right, wrong = (~data.corrupted, data.corrupted) if known else (against_it < 0, against_it > 0)
     saying = "known to be {}" if known else "at the start the metagradient spoke {} it"

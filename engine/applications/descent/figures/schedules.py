@@ -1,5 +1,6 @@
 """Section of a learning-rate descent beside a grid of schedules and Optuna."""
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from engine.applications.descent.material import Curves, Material
 from engine.applications.descent.record import RunRecord
 from engine.metaparameters.learning_rate import LearningRatePoints
-from engine.reports.canvas import BAND, BLUE, GREEN, GREY, ORANGE, legend, new_figure
+from engine.reports.canvas import BAND, BLUE, GREEN, GREY, ORANGE, legend, log_scale, new_figure
 from engine.reports.sections import Figure, Section
 from engine.reports.vector import vector
 
@@ -19,20 +20,21 @@ def section(run: Material) -> Section | None:
     """Return the schedules that were searched without a metagradient; none if none were."""
     if run.record.grid is None and run.record.optuna is None:
         return None
+    has_grid, has_optuna = run.record.grid is not None, run.record.optuna is not None
+    others = " and of Optuna" if has_optuna else ""
+    grid = "of a grid of schedules, with those " if has_grid else ""
+    above = "validation losses of the grid, and what" if has_grid else "the validation losses that"
+    reach = "the descent and Optuna reach" if has_optuna else "the descent reaches"
     figure = Figure(
         vector(lambda: draw_schedules(run.record, run.curves)),
-        "Validation losses of a grid of schedules, with those of the descent and of Optuna, and "
-        "the best schedules as curves",
-        "Above: validation losses of the grid, and what the descent and Optuna reach. Below: the "
-        "schedules with the lowest validation loss.",
+        f"Validation losses {grid}of the descent{others}, and the best schedules as curves",
+        f"Above: {above} {reach}. Below: the schedules with the lowest validation loss.",
     )
     return Section("Other schedules", figures=[figure])
 
 
 def draw_schedules(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
     """Draw the sorted losses of the grid and the schedules found."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     figure, (above, below) = new_figure(5.4, rows=2)
     own = record.iterates[record.chosen].scores["validation"]["loss"]
     steps = record.recipe.training.num_steps
@@ -52,13 +54,14 @@ def draw_schedules(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figu
         if label != "best of the grid":
             above.axhline(loss, color=colour, linewidth=1.2, label=label)
         below.plot(range(steps), line, color=colour, label=label)
-    above.set_yscale("log")
     above.set(xlabel="place in the grid", ylabel="validation loss (nats)")
-    below.set_yscale("log")
     below.set(xlabel="training step", ylabel="learning rate")
-    for axes in (above, below):
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    reached = [loss for _, _, loss, _ in shown]
+    if record.grid is not None:
+        reached += record.grid.losses
+    used = [rate for *_, rates in shown for rate in rates]
+    for axes, values in ((above, reached), (below, used)):
+        known = [value for value in values if 0 < value < math.inf]
+        log_scale(axes, min(known, default=1.0), max(known, default=1.0))
         legend(axes)
     return figure

@@ -324,6 +324,7 @@ def test_page_has_the_order_of_every_report():
         "What was asked",
         "Loss and accuracy",
         "Examples to look at",
+        "By class",
         "Example counts",
         "Training",
         "Reverse sweep",
@@ -361,7 +362,7 @@ def test_a_section_that_has_nothing_to_show_is_left_out():
     titles = [each.title for each in report.report_of(run, {}).sections]
 
     assert titles == [
-        *("Loss and accuracy", "Examples to look at", "Example counts"),
+        *("Loss and accuracy", "Examples to look at", "By class", "Example counts"),
         *("Training", "Reverse sweep"),
     ]
 

@@ -37,6 +37,21 @@ def test_ids_are_positions_in_the_data_set(written):
     assert torch.equal(torch.from_numpy(images[ids]).float(), expected)
 
 
+def test_true_labels_are_those_of_the_library(written):
+    """Whoever joins the file with the data set finds the library's own label in it."""
+    from sklearn.datasets import load_digits
+
+    _, counts, scores, data, _ = written
+    _, labels = load_digits(return_X_y=True)
+
+    columns = selection_columns(counts, scores, data)
+
+    assert columns["true_label"] == labels[columns["id"]].tolist()
+    differs = [a != b for a, b in zip(columns["label"], columns["true_label"], strict=True)]
+    assert differs == columns["corrupted"]
+    assert any(differs)
+
+
 def test_csv_holds_a_row_for_each_candidate(written):
     """Count, score and what is known of the label stand beside the id."""
     folder, counts, scores, data, _ = written

@@ -1,12 +1,16 @@
 """Examples in a report: the right ones, with what strangers wrote as text."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from engine.applications.descent.figures import classes
 from engine.applications.descent.figures.examples import shown_examples
+from engine.applications.looks import candidate, together
 from engine.problems.pairs.splits import Pairs
 from engine.problems.splits import DataSet, Examples
-from tests.made_records import make_curves, make_record, render
+from tests.made_records import make_curves, make_material, make_record, render
 
 NAMES = ("s/0", "s/1", "s/2", "s/3")
 
@@ -118,3 +122,66 @@ def test_examples_of_ones_own_are_shown_as_their_problem_says():
     curves = make_curves(value=counts.double())
     page = render(make_record(), curves, data=data, first_gradient=score)
     assert "text &lt;b&gt;1&lt;/b&gt;" in page
+
+
+def labelled(given, true, classes=("cat", "dog", "owl")):
+    given, true = torch.tensor(given), torch.tensor(true)
+    split = {"train": Examples(torch.rand(len(given), 1, 3, 3), given)}
+    ids = torch.arange(len(given))
+    return DataSet(split, 3, given != true, "", ids=ids, classes=classes, true_labels=true)
+
+
+def test_wrong_label_is_shown_beside_the_true_one():
+    """Whoever sees a wrong label asks what it should have been."""
+    data = labelled([0, 1, 2], [0, 2, 2])
+
+    assert [candidate(data, place).text for place in range(3)] == [
+        "label cat",
+        "label dog, truly owl",
+        "label owl",
+    ]
+
+
+def test_rows_have_both_labels_as_columns():
+    """A table has a column for each, the given one last, as elsewhere."""
+    data = labelled([0, 1], [0, 2])
+    data = replace(data, splits={"train": Examples(torch.rand(2, 2), torch.tensor([0, 1]))})
+
+    (row,) = together([candidate(data, 1)], ["0.1"]).rows
+
+    assert list(row) == ["example", "score", "input", "true label", "label"]
+    assert (row["true label"], row["label"]) == ("owl", "dog")
+
+
+def by_class(data, value):
+    curves = make_curves(value=torch.tensor(value), corrupted=data.corrupted)
+    return classes.section(make_material(make_record(), curves, data))
+
+
+def test_classes_are_counted_that_first_which_lost_most():
+    """Counted by hand: of two cats both go, of three dogs one, and the owl stays."""
+    data = labelled([0, 0, 1, 1, 1, 2], [0, 1, 1, 1, 2, 2])
+
+    found = by_class(data, [0.0, 0, 0, 1, 2, 1])
+
+    (table,) = found.tables
+    assert [list(row.values()) for row in table.rows] == [
+        ["cat", 2, "2 (100 %)", 0, 1, 0, 1],
+        ["dog", 3, "1 (33 %)", 2, 0, 1, 2],
+        ["owl", 1, "0 (0.0 %)", 1, 0, 0, 0],
+    ]
+    assert found.notes == [
+        "By the label that was given: most was dropped of class cat, 2 of 2 (100 %), and least of "
+        "class owl, 0 of 1 (0.0 %)."
+    ]
+
+
+def test_classes_are_counted_where_nothing_is_known_of_them():
+    """Labels alone give three columns of numbers; targets that are no classes give no section."""
+    split = {"train": Examples(torch.zeros(3, 2), torch.tensor([0, 1, 1]))}
+    data = DataSet(split, 2, torch.zeros(3, dtype=torch.bool), "", ids=torch.arange(3))
+
+    found = by_class(data, [0.5, 1.5, 1.0])
+
+    assert list(found.tables[0].rows[0]) == ["class", "candidates", "weighs little", "weighs much"]
+    assert by_class(replace(data, num_classes=0), [0.0, 1, 1]) is None
