@@ -51,7 +51,8 @@ def _row(
     row: dict[str, object] = {
         "class": data.class_name(number),
         "candidates": int(own.sum()),
-        out: f"{lost} ({write_percent(lost / int(own.sum()))})",
+        out: lost,
+        f"{out}, share": write_percent(lost / int(own.sum())),
         kept: int((own & ~dropped).sum()),
     }
     if data.corrupted.any():
