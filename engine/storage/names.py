@@ -36,7 +36,7 @@ RUN_FILES = frozenset(
     {
         *(places.RECIPE, places.DATA, places.PLAN, places.BUDGET, places.RUN, places.CERTIFICATE),
         places.PARTS,
-        *("report.html", "selection.csv", "selection.parquet", "scores.csv"),
+        *("report.html", "selection.csv", "selection.parquet", "scores.csv", "queries.csv"),
         *("landscape.png", "search.png", "chosen.yaml"),
     }
 )

@@ -23,7 +23,7 @@ HARMLESS = {
     "reruns",  # of model, optimizer and training only
     *("problem", "folder", "code"),  # code is named as a whole, whatever its arguments
     "arguments",  # of the problem, see below
-    *("metaparameters.groups", "metaparameters.own", "optimizer.rest"),
+    *("metaparameters.groups", "metaparameters.own", "optimizer.rest", "outer.choose_by"),
 }
 """Texts in a recipe that name no place, or are those of a start."""
 
