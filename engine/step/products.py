@@ -160,12 +160,19 @@ def _parted(given: Mapping[str, Tensor]) -> tuple[State, Tensor]:
 def _reads(
     update: Callable[[Mapping[str, Tensor]], State], given: Mapping[str, Tensor], name: str
 ) -> bool:
-    """Say whether an update changes with one of its inputs, which has no part in its graph."""
+    """Say whether an update changes with one of its inputs, which has no part in its graph.
+
+    A little is asked, and everything turned round: a sign, or a value that is clipped, stays as it
+    is where its input moves a little.
+    """
+    value = given[name]
     with torch.no_grad():
-        before, after = (
-            update({**given, name: each}) for each in (given[name], 1.01 * given[name] + 0.01)
-        )
-    return not all(torch.equal(before[row], after[row]) for row in before)
+        before = update({**given, name: value})
+        for other in (1.01 * value + 0.01, -value - 0.01):
+            after = update({**given, name: other})
+            if not all(torch.equal(before[row], after[row]) for row in before):
+                return True
+    return False
 
 
 def before_hooks(

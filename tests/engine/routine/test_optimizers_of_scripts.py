@@ -13,7 +13,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_m
 import engine
 from engine import adam, adamw, averaged, metagradient, muon, rmsprop, sgd
 from engine.applications.comparisons.baselines import gradient_cosines
-from engine.errors import ConfigurationError
 from engine.metaparameters.scalars import Scalars
 from engine.replay.plain_training import train
 from engine.routine.optimizer import Optimizer
@@ -326,55 +325,6 @@ def test_every_way_to_reverse_a_step_knows_the_options(name, vjp):
 
     expected = engine.whole_run_gradient(run, routines.output)[1]["weights"]
     assert float((found - expected).norm() / expected.norm()) < 1e-10
-
-
-REFUSED = {
-    "a group without parameters": (
-        lambda: run_of(Case(sgd(groups=[{"names": "*.beta"}]), Loop(whole(torch.optim.SGD)))),
-        "No parameter is in the group",
-    ),
-    "a setting that the optimizer lacks": (
-        lambda: adamw(groups=[{"momentum": 0.9}]),
-        "sets momentum, but adamw does not read it",
-    ),
-    "a setting that there is not": (
-        lambda: sgd(groups=[{"lr": 0.1}]),
-        "A group has names, max_axes, rate",
-    ),
-    "one of both betas": (lambda: adamw(beta1=0.8), r"Both are one: adamw\(\(0.9, 0.999\)\)"),
-    "a rate": (lambda: sgd(lr=0.1), "the recipe's learning_rate"),
-    "a slip": (lambda: adamw(beta=(0.9, 0.99)), "Did you mean 'betas'"),
-    "groups by name": (lambda: sgd(groups={"bias": {}}), "Hand in a list"),
-    "both ways to clip": (lambda: sgd(clip_norm=1.0, clip_value=1.0), "Use one of them"),
-    "a norm of zero": (lambda: sgd(clip_norm=0), "above 0"),
-    "a decay of 1": (lambda: averaged(sgd(), 1.0), "below 1"),
-    "averaged twice": (lambda: averaged(averaged(sgd())), "once"),
-    "a schedule of another length": (
-        lambda: run_of(Case(sgd([0.9] * 5), Loop(whole(torch.optim.SGD)))),
-        "momentum has 5 values for 12 steps",
-    ),
-    "no matrix": (
-        lambda: run_of(Case(muon(rest_names=["*"]), Loop(whole(torch.optim.SGD)))),
-        "Use adamw by itself",
-    ),
-    "no such matrix": (
-        lambda: run_of(Case(muon(rest_names=["lm_head.*"]), Loop(whole(torch.optim.SGD)))),
-        "No parameter has a name like 'lm_head",
-    ),
-    "without a model": (
-        lambda: sgd(groups=NO_DECAY).init(torch.zeros(3)),
-        "Hand it to a Routine",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_options_that_would_do_nothing_are_refused(name):
-    """A pattern with a slip in it would leave all parameters in the default group, in silence."""
-    make, message = REFUSED[name]
-
-    with pytest.raises(ConfigurationError, match=message):
-        make()
 
 
 def test_an_optimizer_is_fitted_anew_to_another_model():

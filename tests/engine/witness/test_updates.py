@@ -6,7 +6,7 @@ import torch
 import engine
 from engine.errors import WitnessError
 from engine.witness.witness import testify as ask
-from tests.strangers.plain import mlp
+from tests.strangers.plain import loss, mlp
 from tests.strangers.witnessed import output, routine
 
 
@@ -274,3 +274,20 @@ def test_an_update_in_place_is_told_as_one():
 
     with pytest.raises(engine.EngineError, match="update of optimizer 'own', changes .* new tens"):
         engine.metagradient(routine(optimizer=own), output)
+
+
+@pytest.mark.parametrize("maps", [torch.sign, lambda g: g.clamp(-1, 1)], ids=["sign", "clipped"])
+def test_an_update_that_reads_a_large_gradient_outside_of_the_graph_is_refused(maps):
+    """A sign, or what is clipped, stays as it is where its input moves a little."""
+
+    def update(state, gradient, hyper, step):
+        return {"params": state["params"] - hyper["learning_rate"] * maps(gradient.detach())}
+
+    run = routine(
+        loss=lambda model, batch: 1e7 * loss(model, batch),
+        optimizer=engine.Optimizer("cut", {}, lambda p: {}, update),
+        learning_rate=0.01,
+    )
+
+    with pytest.raises(engine.EngineError, match="'cut'"):
+        engine.metagradient(run, output)
