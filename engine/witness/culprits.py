@@ -15,16 +15,17 @@ from engine.witness.finite_differences import compare, directions
 from engine.witness.lines import cuts
 
 _NOBODY = (
-    "The fault is in no module by itself: look in the loss and in the forward passes for a "
-    "detach() or .data, a hook on an activation (Tensor.register_hook) or a custom backward, "
-    "whose own derivative autograd does not see"
+    "The fault is in no module by itself: look in the loss, in the forward passes and in a hook "
+    "that they register for a detach() or .data, for a hook of a node of the graph "
+    "(grad_fn.register_hook) and for a custom backward, whose own derivative autograd does not see"
 )
 """Where to look when no module is to blame, and no line."""
 
 _HELD = (
     "Where a step should hold it constant, write engine.stop_gradient(x) in place of x.detach(), "
     ".data or a no_grad(), and take derivatives with create_graph=True before; where a function f "
-    "should have the derivative of another one, g, write g(x) + engine.stop_gradient(f(x) - g(x))"
+    "should have the derivative of another one, g, write g(x) + engine.stop_gradient(f(x) - g(x)); "
+    "what maps only the gradient of an activation is right as a hook of it (Tensor.register_hook)"
 )
 """The remedy for what was cut out of the graph."""
 
@@ -83,9 +84,6 @@ def culprit(twin: Routine, state: State, loss: Callable[[], Tensor]) -> str | No
         with suppress(RuntimeError, NotImplementedError, ValueError, TypeError):
             if _is_wrong(module, inputs):
                 return _words(name, module)
-    for name, module in twin.model.named_modules():
-        if module._backward_hooks or module._backward_pre_hooks:
-            return _words(name, module)
     return None
 
 
@@ -120,11 +118,6 @@ def _is_wrong(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
 
 def _words(name: str, module: nn.Module) -> str:
     shown = f"{name!r} ({type(module).__name__})" if name else type(module).__name__
-    if module._backward_hooks or module._backward_pre_hooks:
-        return (
-            f"{shown} has a full backward hook, which acts on a gradient and then once more on "
-            "its derivative. Write it as a hook on a parameter, or as an operation of its own"
-        )
     if getattr(module, "scale_grad_by_freq", False):
         return (
             f"{shown} has scale_grad_by_freq, of which torch's second derivative knows nothing. "

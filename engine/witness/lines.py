@@ -107,7 +107,6 @@ class _Cuts(FunctionMode):
         Tensor.tolist: "tolist()",
         Tensor.numpy: "numpy()",
         Tensor.__float__: "float()",
-        Tensor.register_hook: "register_hook() of an activation",
         torch.fake_quantize_per_tensor_affine: "fake quantization",
         torch.fake_quantize_per_channel_affine: "fake quantization",
     }

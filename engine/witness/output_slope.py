@@ -74,8 +74,9 @@ def compare_output_slope(
             f"The derivative of the output is off by {found.error:.1e} from finite differences of "
             f"it: a part of it is cut out of the graph{_lines(routine, output, state)}. Look for a "
             "detach(), .data, item(), numpy() or no_grad() in the output, or in what the model "
-            "computes where it is evaluated. Compute all of the output from the model's "
-            "parameters, or leave that part out."
+            "computes where it is evaluated, and for a backward pass of its own "
+            "(grad_fn.register_hook, a custom function). Compute all of the output from the "
+            "model's parameters, or leave that part out."
         )
     if not found.error <= limit:  # NaN too: nothing was learned of it, and the result says so
         return None, (

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, distributions, nn
 from torch.nn import functional as F
 
-from tests.strangers import held_constant, modes, wrong_by_little, wrong_later, wrong_outputs
+from tests.strangers import (
+    held_constant,
+    mapped_gradients,
+    modes,
+    wrong_by_little,
+    wrong_later,
+    wrong_outputs,
+)
 from tests.strangers.plain import NUM_EXAMPLES, Variant, data, loss, mlp
 from tests.strangers.sound import Words, hooked, token_data
 from tests.strangers.wrong_parts import (
@@ -20,7 +27,6 @@ from tests.strangers.wrong_parts import (
     HalfSquare,
     Holder,
     ModeDependent,
-    Reversal,
     Rounded,
     SparseWeights,
     Through,
@@ -35,8 +41,6 @@ from tests.strangers.wrong_parts import (
     queue,
     siamese,
     trained_outside,
-    with_activation_hook,
-    with_backward_hook,
 )
 
 Refused = tuple[Variant, str]
@@ -137,13 +141,9 @@ def _refused() -> dict[str, Refused]:
     found["teacher outside"] = (Variant(mlp, loss=follower), STATE)
     found["queue outside"] = (Variant(mlp, loss=lambda _: queue()), STATE)
     changes: dict[str, Callable[[Tensor], Tensor]] = {
-        "gradient reversal": Reversal.apply,
         "rounding that lets gradients through": Rounded.apply,
         "a backward pass with a constant": HalfSquare.apply,
         "straight-through by detach": quantized,
-        "hook on an activation that halves": with_activation_hook(lambda g: 0.5 * g),
-        "hook on an activation that clips": with_activation_hook(lambda g: g.clamp(-0.01, 0.01)),
-        "hook on an activation that flips": with_activation_hook(lambda g: -g),
         "detached factor": lambda hidden: hidden * hidden.detach(),
         "detached norm": lambda hidden: hidden / hidden.detach().norm(dim=1, keepdim=True),
         "mask by .data": lambda hidden: hidden * hidden.data.sigmoid(),
@@ -153,12 +153,6 @@ def _refused() -> dict[str, Refused]:
             Variant(lambda c=change: Through(c).double()),
             SECOND,
         )
-    for which in (1, 2):  # the first layer's input has no gradient
-        found[f"full backward hook on layer {which}"] = (
-            Variant(lambda w=which: with_backward_hook(w)),
-            SECOND,
-        )
-    found["full backward pre-hook"] = (Variant(lambda: with_backward_hook(2, pre=True)), SECOND)
     found["gradients scaled by frequency"] = (
         Variant(lambda: Words(scale_grad_by_freq=True).double(), examples=token_data),
         r"scale_grad_by_freq",
@@ -253,6 +247,7 @@ REFUSED = {
     **wrong_outputs.REFUSED,
     **modes.REFUSED,
     **held_constant.REFUSED,
+    **mapped_gradients.REFUSED,
     **wrong_by_little.REFUSED,
     **wrong_later.REFUSED,
 }

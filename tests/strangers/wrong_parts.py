@@ -175,18 +175,6 @@ class AddedInPlace(OwnRules):
             self.running_var += 0.1 * (variance - self.running_var)
 
 
-class Reversal(torch.autograd.Function):
-    """Reverses gradients, as for adversarial domains."""
-
-    @staticmethod
-    def forward(ctx: object, values: Tensor) -> Tensor:
-        return values.clone()
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return -0.3 * gradient
-
-
 class Rounded(torch.autograd.Function):
     """Rounds, and lets gradients through."""
 
@@ -221,26 +209,6 @@ class Through(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.last(self.change(torch.tanh(self.first(inputs))))
-
-
-def with_activation_hook(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def operation(hidden: Tensor) -> Tensor:
-        if hidden.requires_grad:
-            hidden.register_hook(change)
-        return 1.0 * hidden
-
-    return operation
-
-
-def with_backward_hook(which: int, pre: bool = False) -> nn.Module:
-    net = mlp(nn.Tanh())
-    if pre:
-        net[which].register_full_backward_pre_hook(lambda _, out: tuple(0.5 * g for g in out))
-    else:
-        net[which].register_full_backward_hook(
-            lambda _, inputs, out: tuple(None if g is None else 0.5 * g for g in inputs)
-        )
-    return net
 
 
 def focal(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,17 +1,27 @@
-"""Hooks on parameters: what maps the gradient of one to another, and may draw noise for it.
+"""What maps a gradient to another one: hooks, and custom functions that change no value.
 
-A backward pass calls them in an order of its own, perhaps in a thread of its own, so what they draw
-is seeded for each parameter by its name.
+Hooks on parameters may draw noise. A backward pass calls them in an order of its own, perhaps in a
+thread of its own, so what they draw is seeded for each parameter by its name.
+
+What maps the gradient of an activation (a hook of a tensor or of a module, a gradient reversal as a
+custom function) is a part of the gradient of a loss. The value itself moves as if it were not
+there, so a product with the derivative of a gradient passes it by.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial, wraps
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import seeded
 from engine.routine.layout import Layout
+from engine.routine.module.stop_gradient import PASSES
 
 Hook = Callable[[Tensor], Tensor | None]
 """What ``Tensor.register_hook`` takes: maps a gradient to another one, or to None to leave it."""
@@ -82,3 +92,156 @@ def hooks_draw(hooks: Hooks, layout: Layout, gradient: Tensor) -> bool:
         before = generators()
         hooked(hooks, layout, gradient)
         return not all(map(torch.equal, before, generators()))
+
+
+class _Hooked(Function):
+    """A value whose gradient another path maps: products go to the value, gradients to the path."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, mapped: Tensor) -> Tensor:
+        del value
+        return mapped.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401 (torch's)
+        del ctx, inputs, output
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, Tensor | None]:  # noqa: ANN401 (torch's)  # pyright: ignore[reportIncompatibleMethodOverride]
+        del ctx
+        return (cotangent, None) if PASSES.is_product else (None, cotangent)
+
+    @staticmethod
+    def jvp(ctx: Any, value: Tensor, mapped: Tensor) -> Tensor:  # noqa: ANN401 (torch's)  # pyright: ignore[reportIncompatibleMethodOverride]
+        del ctx, mapped
+        return value.clone()
+
+
+_torch_hook = Tensor.register_hook
+
+# What ``Function.apply`` calls, so that one that somebody has kept (``reverse = Reverse.apply``)
+# comes by as well.
+_AppliedBy: Any = torch.autograd.function._SingleLevelFunction
+
+
+def _applied(function: type[Function], *args: Any) -> Any:  # noqa: ANN401 (as torch's)
+    """Apply a custom function, past which products go where it is the identity.
+
+    Args:
+        function: Anybody's. What it does to a gradient is left as it is.
+        *args: Its arguments.
+
+    Cost:
+        For a function that is neither torch's nor the engine's a comparison of the values; for an
+        identity two more calls of it, and a copy.
+    """
+    found = super(_AppliedBy, function).apply(*args)
+    given, form = tree_flatten(args)
+    moving = [at for at, each in enumerate(given) if _moves(each)]
+    if _is_known(function) or not moving:
+        return found
+    values = [given[at] for at in moving]
+    if not _are_same(values, found):
+        return found
+    # Others have values that they leave alone, too: a square has 0 and 1.
+    with torch.no_grad():
+        for sign in (1, -1):
+            shifted = [value + sign * (0.1234 + 0.1 * value.abs()) for value in values]
+            others = dict(zip(moving, shifted, strict=True))
+            again = [others.get(at, _apart(each)) for at, each in enumerate(given)]
+            mapped = super(_AppliedBy, function).apply(*tree_unflatten(again, form))
+            if not _are_same(shifted, mapped):
+                return found
+    results, form = tree_flatten(found)
+    each = iter(values)
+    mapped = [_Hooked.apply(next(each), r) if _is_number(r) else r for r in results]
+    return tree_unflatten(mapped, form)
+
+
+def _is_known(function: type[Function]) -> bool:
+    return function.__module__.partition(".")[0] in ("torch", "engine")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _apart(value: object) -> object:
+    """Return a copy of a tensor, which a function may write into, and anything else as it is."""
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _moves(value: object) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _are_same(values: list[Tensor], found: object) -> bool:
+    """Say whether a function has returned the values that it was given, one for each.
+
+    One that writes into what it is given returns that itself, and nothing is known of before.
+    """
+    results = [each for each in tree_leaves(found) if _is_number(each)]
+    return len(results) == len(values) and all(
+        result is not value
+        and (result.shape, result.dtype, result.device) == (value.shape, value.dtype, value.device)
+        and torch.equal(result, value)
+        for value, result in zip(values, results, strict=True)
+    )
+
+
+def _in_gradients(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a hook that products pass by."""
+
+    @wraps(hook)
+    def called(*args: Any) -> Any:  # noqa: ANN401 (as the hook)
+        return None if PASSES.is_product else hook(*args)
+
+    return called
+
+
+def _register_hook(tensor: Tensor, hook: Hook) -> Any:  # noqa: ANN401 (torch's handle)
+    return _torch_hook(tensor, _in_gradients(hook))
+
+
+class maps_of_gradients(AbstractContextManager[None]):
+    """Let products pass by the hooks and custom functions that are called inside the block."""
+
+    def __init__(self) -> None:
+        self._is_outermost = False
+
+    def __enter__(self) -> None:
+        self._is_outermost = Tensor.register_hook is _torch_hook
+        if self._is_outermost:
+            _AppliedBy.apply = classmethod(_applied)
+            Tensor.register_hook = _register_hook
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_outermost:
+            Tensor.register_hook = _torch_hook
+            del _AppliedBy.apply
+
+
+def backward_hooks(model: nn.Module) -> Callable[[], AbstractContextManager[Any]] | None:
+    """Return what lets products pass by the backward hooks of modules; None if there are none.
+
+    Args:
+        model: The run's own copy of the user's module.
+    """
+    held = [
+        hooks
+        for module in model.modules()
+        for hooks in (module._backward_hooks, module._backward_pre_hooks)
+        if hooks
+    ]
+    return partial(_passed_by, held) if held else None
+
+
+@contextmanager
+def _passed_by(held: list[dict[int, Callable[..., Any]]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for hooks in held:
+            stack.callback(hooks.update, dict(hooks))
+            hooks.update({key: _in_gradients(hook) for key, hook in hooks.items()})
+        yield

@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from engine.models.attention import attention, say_whole
+from engine.routine.module.gradient_hooks import backward_hooks, maps_of_gradients
 from engine.routine.module.stop_gradient import stop_gradient
 from engine.routine.module.written_out import UNPOOLING, WRITTEN_OUT
 from engine.torch_modes import FunctionMode
@@ -22,7 +23,10 @@ from engine.torch_modes import FunctionMode
 
 def corrections(model: nn.Module) -> list[Callable[[], AbstractContextManager[Any]]]:
     """Return what has to be in force while a model is called and differentiated."""
-    found: list[Callable[[], AbstractContextManager[Any]]] = [replaced_functions]
+    found: list[Callable[[], AbstractContextManager[Any]]] = [replaced_functions, maps_of_gradients]
+    hooks = backward_hooks(model)
+    if hooks is not None:
+        found.append(hooks)
     if any(map(_has_weight_norm, model.modules())):
         found.append(WrittenOutWeightNorm)
     return found

@@ -79,8 +79,8 @@ def stop_gradient(value: Tensor) -> Tensor:
     Write it where a loss or a model detaches what moves with the parameters: the target of SimSiam
     or of Q-learning, a weight of focal loss, a sample of a generator. Other gradients are made of
     it: a function f with the derivative of g is ``g(x) + stop_gradient(f(x) - g(x))``, such as a
-    rounding that lets gradients through, ``x + stop_gradient(x.round() - x)``, or a gradient
-    reversal, ``-x + stop_gradient(2 * x)``.
+    rounding that lets gradients through, ``x + stop_gradient(x.round() - x)``. What only maps a
+    gradient, such as a reversal, may be a hook of the activation, as anywhere in torch.
 
     Args:
         value: Of any shape. In place of a block of ``no_grad()`` compute it with a graph, and in

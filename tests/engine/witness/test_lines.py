@@ -12,11 +12,11 @@ from tests.strangers.plain import Variant, by_engine, loss, mlp
 
 
 class _Halved(torch.autograd.Function):
-    """The identity with half its gradient."""
+    """Twice the value with half a gradient."""
 
     @staticmethod
     def forward(ctx, value):
-        return value.view_as(value)
+        return 2 * value
 
     @staticmethod
     def backward(ctx, cotangent):
@@ -52,13 +52,6 @@ def _attacked(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return loss(net, (batch[0] + 0.5 * functional.normalize(slope, dim=1), batch[1]))
 
 
-def _hooked(hidden: Tensor) -> Tensor:
-    hidden = hidden * 1
-    if hidden.requires_grad:
-        hidden.register_hook(lambda gradient: 0.5 * gradient)
-    return hidden
-
-
 class _Unready(torch.autograd.Function):
     """Refuses to be differentiated twice, in words of its own."""
 
@@ -84,7 +77,6 @@ CASES = {
     "no_grad": (_layer(lambda h: h * _without(h)), r"no_grad\(\)"),
     "item": (_layer(lambda h: h * h.norm().item()), r"item\(\)"),
     "numpy": (_layer(lambda h: h * float(h.detach().numpy().std())), r"detach\(\)"),
-    "hook": (_layer(_hooked), r"register_hook\(\) of an activation"),
     "custom function": (_layer(lambda h: _Halved.apply(h)), "the custom function _Halved"),
     "drawn one-hot, of distributions": (
         _layer(lambda h: OneHotCategoricalStraightThrough(logits=h).rsample()),
