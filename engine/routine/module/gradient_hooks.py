@@ -201,8 +201,8 @@ def _in_gradients(hook: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def _register_hook(tensor: Tensor, hook: Hook) -> Any:  # noqa: ANN401 (torch's handle)
-    return _torch_hook(tensor, _in_gradients(hook))
+def _register_hook(self: Tensor, hook: Hook) -> Any:  # noqa: ANN401 (torch's handle)
+    return _torch_hook(self, _in_gradients(hook))
 
 
 class maps_of_gradients(AbstractContextManager[None]):
