@@ -228,15 +228,15 @@ refused("warmup_steps is 2", training={**TRAINING, **sawtooth, "warmup_steps": 2
 
 from collections.abc import Iterator, Mapping
 
-from engine.schedules.base import Room, Schedule, Wanted
+from engine.schedules.base import Room, Schedule, ScheduleRequest
 from engine.schedules.trees import Action, Forward, Load, Reverse
 
 
-def _make(wanted: Wanted, num_steps: int, start: int) -> Iterator[Action]:
+def _make(request: ScheduleRequest, num_steps: int, start: int) -> Iterator[Action]:
     for step in range(start + num_steps - 1, start - 1, -1):
-        yield Load(start, wanted.tier)
-        for place in range(start, step, wanted.replay.hops):
-            yield Forward(place, min(place + wanted.replay.hops, step))
+        yield Load(start, request.tier)
+        for place in range(start, step, request.replay.hops):
+            yield Forward(place, min(place + request.replay.hops, step))
         yield Reverse(step)
 
 
@@ -256,9 +256,9 @@ from engine.errors import ConfigurationError
 from engine.planning.choice import forecast
 from engine.recipes.replay import ReplaySettings
 from engine.schedules.base import Room
-from engine.schedules.by_name import candidates, plan_of
+from engine.schedules.by_name import candidates, schedule_maker
 from engine.schedules.simulator import measure
-cost = measure(plan_of(ReplaySettings(schedule="from-start"))(4, 0), start=0)
+cost = measure(schedule_maker(ReplaySettings(schedule="from-start"))(4, 0), start=0)
 assert (cost.forward_steps, cost.peak_states) == (6, 2)
 tried = [{**each} for each in candidates(Room(9, 1, 1, None, 1.0))]
 assert {"schedule": "from-start", "hops": 2} in tried

@@ -19,8 +19,8 @@ from engine.recipes.comparisons import is_initial
 from engine.recipes.descent import DescentRecipe, OuterRule
 from engine.recipes.replay import READS, ReplaySettings
 from engine.replay.step_costs import StepCosts
-from engine.replay.sweep_costs import Memory, Sweep, keeps_graphs, sweep_cost
-from engine.schedules.by_name import plan_of
+from engine.replay.sweep_costs import Memory, ScheduleChoice, keeps_graphs, sweep_cost
+from engine.schedules.by_name import schedule_maker
 from engine.schedules.segments import Segment, cut
 
 _CAPS = ("replay.max_device_bytes", "replay.max_host_bytes", "replay.max_store_bytes")
@@ -58,10 +58,10 @@ class Setting:
         first = self.problem.routine.first_step
         return [part for part in self.parts(length) if part.start >= first]
 
-    def sweep(self, length: int) -> Sweep:
+    def schedule_choice(self, length: int) -> ScheduleChoice:
         """Return what schedules for segments of at most so many steps are chosen from."""
         replay, routine = self.recipe.replay, self.problem.routine
-        return Sweep(
+        return ScheduleChoice(
             base=replay.model_copy(update={"steps_per_segment": length}),
             longest=max(part.stop - part.start for part in self.reversed_parts(length)),
             costs=self.costs,
@@ -82,9 +82,9 @@ def forecast(setting: Setting, replay: ReplaySettings) -> Alternative:
         replay: Its settings of the replay, with a schedule that is not auto.
     """
     recipe, routine, costs = setting.recipe, setting.problem.routine, setting.costs
-    plan, length = plan_of(replay), replay.steps_per_segment
+    maker, length = schedule_maker(replay), replay.steps_per_segment
     parts = setting.parts(length)
-    found = sweep_cost(plan, [p.stop - p.start for p in setting.reversed_parts(length)], costs)
+    found = sweep_cost(maker, [p.stop - p.start for p in setting.reversed_parts(length)], costs)
     io = costs.saved + costs.loaded + STAGE_SECONDS
     train = routine.num_steps * costs.plain + len(parts) * io
     evaluate = setting.evaluation + STAGE_SECONDS
@@ -170,7 +170,7 @@ def choose(setting: Setting, lengths: list[int]) -> list[Alternative]:
     found = [
         forecast(setting, replay)
         for length in lengths
-        for replay in setting.sweep(length).candidates()
+        for replay in setting.schedule_choice(length).candidates()
     ]
     fitting = [
         each for each in found if not setting.memory.excess(each.peak_bytes, shared=setting.shared)

@@ -15,7 +15,7 @@ from engine.progress.time_left import PULL, REPORT, UPDATE, Work
 from engine.recipes.comparisons import BaselineName, is_initial
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.replay import ScheduleName
-from engine.schedules.by_name import NamedPlan, plan_of
+from engine.schedules.by_name import NamedScheduleMaker, schedule_maker
 from engine.schedules.segments import Segment
 
 _PREFLIGHT_STEPS = 900.0
@@ -139,7 +139,7 @@ class Expected:
             if self.plan is None:
                 return Work("reverse", steps * (1 + pull), steps, steps, pull)
             replay = self.plan.resolved(replay)
-        return sweep_work(plan_of(replay), steps, pull)
+        return sweep_work(schedule_maker(replay), steps, pull)
 
     def _pull(self) -> float:
         """Return the plain steps that a reverse step costs."""
@@ -161,19 +161,23 @@ class Expected:
 
 
 def works_of_parts(
-    parts: Sequence[tuple[int, bool]], plan: NamedPlan, num_outer: int, *, with_preflight: bool
+    parts: Sequence[tuple[int, bool]],
+    maker: NamedScheduleMaker,
+    num_outer: int,
+    *,
+    with_preflight: bool,
 ) -> list[Work]:
     """Return the works of a descent without a recipe, weighed in plain steps.
 
     Args:
         parts: Steps of each segment, and whether it is reversed.
-        plan: Of the schedule inside a segment.
+        maker: Makes the schedule inside a segment.
         num_outer: Outer steps.
         with_preflight: Whether the checks are made first.
     """
     once = [Work("preflight", _PREFLIGHT_STEPS, rough=True)] if with_preflight else []
     train = [Work("train", float(steps), forward=steps) for steps, _ in parts]
-    sweep = [sweep_work(plan, steps) for steps, is_reversed in reversed(parts) if is_reversed]
+    sweep = [sweep_work(maker, steps) for steps, is_reversed in reversed(parts) if is_reversed]
     score, seed = Work("evaluate", _SCORING_STEPS), Work("seed", _SCORING_STEPS)
     outer_step = [*train, score, seed, *sweep, Work(UPDATE, _FEW_STEPS)]
     return [*once, *outer_step * num_outer, *train, score]

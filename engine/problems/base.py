@@ -18,16 +18,9 @@ if TYPE_CHECKING:
     from engine.metaparameters.base import Metaparameter
     from engine.routine.routine import Routine
 
-Bounds = tuple[float, float] | tuple[Tensor, Tensor]
-"""Smallest and largest value of an input: of all its elements, or of each."""
-
 Metric = Callable[[nn.Module, Batch], Any]
 """Maps the trained model and a batch to one number for each example, or, called with the whole
 split, to one number."""
-
-ModelMaker = Callable[[int], nn.Module]
-"""Maps a seed to a model, which is a pure function of it."""
-
 
 _FUNCTIONS = ("show", "show_held_out", "show_inputs", "embedding", "augment", "output",
               "training_loss", "score", "advance")  # fmt: skip
@@ -111,7 +104,7 @@ class Problem:
         ConfigurationError: If a part is not what it has to be.
     """
 
-    model: Any  # nn.Module | ModelMaker; what is neither is refused in words
+    model: Any  # nn.Module | Callable[[int], nn.Module]; what is neither is refused in words
     loss: Any  # Loss, likewise
     train: Any
     objective: Any
@@ -125,7 +118,7 @@ class Problem:
     show_inputs: Any = None  # Callable[[Tensor], Any]
     classes: Any = ()  # Sequence[str]
     groups: Any = field(default_factory=dict)  # Mapping[str, Sequence[int | str]]
-    bounds: Any = None  # Bounds
+    bounds: Any = None  # tuple[float, float] | tuple[Tensor, Tensor]
     embedding: Any = None  # Callable[[nn.Module], Tensor]
     augment: Any = None  # Callable[[Batch, torch.Generator], Batch]
     output: Any = None  # Output

@@ -1,29 +1,33 @@
 """Works of schedules, counted on step numbers alone."""
 
 from engine.progress.time_left import PULL, Work
-from engine.schedules.by_name import NamedPlan
+from engine.schedules.by_name import NamedScheduleMaker
 from engine.schedules.simulator import measure
 from engine.schedules.trees import whole_run
 
 
-def sweep_work(plan: NamedPlan, steps: int, pull: float = PULL, kind: str = "reverse") -> Work:
+def sweep_work(
+    maker: NamedScheduleMaker, steps: int, pull: float = PULL, kind: str = "reverse"
+) -> Work:
     """Return the reverse sweep over a segment of so many steps, weighed in plain steps."""
-    cost = measure(plan(steps, 0), start=0, tier=plan.first_tier)
+    cost = measure(maker(steps, 0), start=0, tier=maker.first_tier)
     weight = cost.forward_steps + pull * cost.reverse_steps
     return Work(kind, weight, cost.forward_steps, cost.reverse_steps, pull)
 
 
-def whole_work(plan: NamedPlan, num_steps: int, first_step: int, outputs: int, kind: str) -> Work:
+def whole_work(
+    maker: NamedScheduleMaker, num_steps: int, first_step: int, outputs: int, kind: str
+) -> Work:
     """Return a training and its reverse sweep in one, weighed in plain steps.
 
     Args:
-        plan: Of the schedule.
+        maker: Makes the schedule.
         num_steps: T.
         first_step: The step at which the sweep ends.
         outputs: Outputs that are differentiated at once.
         kind: Of the work.
     """
-    cost = measure(whole_run(num_steps, plan, first_step=first_step, tier=plan.first_tier))
+    cost = measure(whole_run(num_steps, maker, first_step=first_step, tier=maker.first_tier))
     pull = pull_of(outputs)
     weight = cost.forward_steps + pull * cost.reverse_steps
     return Work(kind, weight, cost.forward_steps, cost.reverse_steps, pull)

@@ -18,7 +18,7 @@ from engine.progress.counted import whole_work
 from engine.progress.displays import Shown, shown
 from engine.recipes.replay import ReplaySettings, ScheduleName, replay_from
 from engine.replay.borders import Borders
-from engine.replay.fastest import settled
+from engine.replay.fastest import with_fitting_schedule
 from engine.replay.first_step import check_routine, check_unroll
 from engine.replay.interpreter import Sweep, check_losses
 from engine.replay.interpreter import replay as carry_out
@@ -28,7 +28,7 @@ from engine.routine.diagnosis import asked_rightly, told_by_witness, told_while_
 from engine.routine.idle import skipping_idle
 from engine.routine.intake import outputs_from, point_from
 from engine.routine.routine import Routine
-from engine.schedules.by_name import plan_of
+from engine.schedules.by_name import schedule_maker
 from engine.schedules.trees import Tier, whole_run
 from engine.shown.html import curve, pairs_html
 from engine.shown.line import shown_tensor
@@ -216,7 +216,7 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
     if place is not None and routine.skip_idle:  # whose states are others than those without
         place = f"{place.rstrip('/')}/skip-idle"
     if replay.schedule is not ScheduleName.AUTO:
-        plan_of(replay)  # refuses what is impossible before anything is tried
+        schedule_maker(replay)  # refuses what is impossible before anything is tried
     seen, first = tried(routine, outputs, point, witness=witness, twice=twice)
     step_vjp = make_vjp(
         replay.vjp,
@@ -226,18 +226,19 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
     )
     phi = outputs[0] if len(outputs) == 1 else list(outputs)
     with deterministic():
-        plan = plan_of(
-            settled(replay, routine, outputs[0], step_vjp, place), in_store=place is not None
+        maker = schedule_maker(
+            with_fitting_schedule(replay, routine, outputs[0], step_vjp, place),
+            in_store=place is not None,
         )
-        check_unroll(routine, plan.unroll)
+        check_unroll(routine, maker.unroll)
         start = routine.initial_state(point)
         later = LaterSteps(routine, point) if witness else later
         watches = [Borders(routine, point), *filter(None, [later])]
         sweep = Sweep(state=start, vjp=step_vjp, watches=watches)
         actions = whole_run(
-            routine.num_steps, plan, first_step=routine.first_step, tier=plan.first_tier
+            routine.num_steps, maker, first_step=routine.first_step, tier=maker.first_tier
         )
-        count = partial(whole_work, plan, routine.num_steps, routine.first_step, len(outputs))
+        count = partial(whole_work, maker, routine.num_steps, routine.first_step, len(outputs))
         with one_work(count), told_while_training(), _tiers(routine, place) as tiers:
             carry_out(actions, routine, point, tiers, sweep, output=phi)
     first.refuse_another_loss(sweep.losses[0])

@@ -16,7 +16,7 @@ from engine.replay.interpreter import Sweep, check_losses, replay
 from engine.replay.later_steps import LaterSteps
 from engine.replay.segment import reverse_segment
 from engine.routine.routine import Routine
-from engine.schedules.by_name import NamedPlan
+from engine.schedules.by_name import NamedScheduleMaker
 from engine.schedules.trees import Forward
 from engine.step.reference import StepVjp
 from engine.types import Metaparams, State
@@ -50,7 +50,7 @@ def reverse_steps(  # noqa: PLR0913 (what a sweep is made of)
     first: Callable[[], State],
     meet: Callable[[State], None],
     vjp: StepVjp,
-    plan: NamedPlan,
+    maker: NamedScheduleMaker,
     later: LaterSteps | None = None,
     trajectory: str | None = None,
 ) -> Sweep:
@@ -63,7 +63,7 @@ def reverse_steps(  # noqa: PLR0913 (what a sweep is made of)
         first: Loads s_t.
         meet: Is given s_t' as the replay makes it, to compare it with what was trained.
         vjp: How a step is reversed.
-        plan: Makes the schedule of the replay.
+        maker: Makes the schedule of the replay.
         later: Looks at the second derivative of some of the steps, which no preflight can see.
         trajectory: URL of the states, if they were replayed ahead.
 
@@ -74,7 +74,7 @@ def reverse_steps(  # noqa: PLR0913 (what a sweep is made of)
     borders = SegmentBorders(routine, routine.point(), steps.stop, meet)
     watches = [borders, *filter(None, [later])]
     sweep = Sweep(adjoint=adjoint, metagradient=metagradient, vjp=vjp, watches=watches)
-    reverse_segment(routine, steps, sweep, first=first, plan=plan, trajectory=trajectory)
+    reverse_segment(routine, steps, sweep, first=first, maker=maker, trajectory=trajectory)
     return sweep
 
 

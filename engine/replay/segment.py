@@ -14,7 +14,7 @@ import torch
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
 from engine.replay.interpreter import Sweep, replay
 from engine.routine.routine import Routine
-from engine.schedules.by_name import NamedPlan
+from engine.schedules.by_name import NamedScheduleMaker
 from engine.schedules.trees import Action, Forward, Load, Reverse, Tier
 from engine.storage.background import BackgroundStates
 from engine.storage.states import MemoryStates, RowStore
@@ -42,7 +42,7 @@ def reverse_segment(
     sweep: Sweep,
     *,
     first: Callable[[], State],
-    plan: NamedPlan,
+    maker: NamedScheduleMaker,
     trajectory: str | None = None,
 ) -> None:
     """Pull a sweep's adjoint back through a segment.
@@ -52,13 +52,13 @@ def reverse_segment(
         steps: The segment.
         sweep: Holds the adjoint at ``steps.stop``; advanced in place.
         first: Loads the state at ``steps.start``; called if states have to be replayed.
-        plan: Makes the schedule that replays them.
+        maker: Makes the schedule that replays them.
         trajectory: URL of the segment's states. Where they are missing or damaged, the rest of
             the segment is replayed, with a warning.
 
     Cost:
         With a trajectory three plain steps for each step, and one state read beside them; else as
-        ``plan``.
+        its schedule counts.
     """
     stop, z = steps.stop, routine.point()
     if trajectory is not None:
@@ -72,8 +72,8 @@ def reverse_segment(
         else:
             return
     tiers = {Tier.MEMORY: MemoryStates(), Tier.HOST: MemoryStates(torch.device("cpu"))}
-    tiers[plan.first_tier].save(steps.start, first())
-    replay(plan(stop - steps.start, steps.start), routine, z, tiers, sweep)
+    tiers[maker.first_tier].save(steps.start, first())
+    replay(maker(stop - steps.start, steps.start), routine, z, tiers, sweep)
 
 
 def _walk_back(steps: range) -> Iterator[Action]:

@@ -16,7 +16,7 @@ from engine.replay.borders import count_borders
 from engine.replay.step_costs import StepCosts, graph_bytes
 from engine.routine.routine import Routine
 from engine.schedules.base import Room
-from engine.schedules.by_name import NamedPlan, candidates
+from engine.schedules.by_name import NamedScheduleMaker, candidates
 from engine.schedules.simulator import Cost, measure
 from engine.schedules.trees import Tier
 from engine.types import Metaparams, State
@@ -54,7 +54,7 @@ class Memory:
         return cls(replay.max_device_bytes or free_device // 2, host, replay.max_store_bytes)
 
     def excess(self, peak: Mapping[str, int], *, shared: bool) -> str:
-        """Say which cap a plan would exceed, given its peaks; empty if it fits."""
+        """Say which cap a schedule would exceed, given its peaks; empty if it fits."""
         device = peak["graphs"] + peak["device"] + (peak["host"] if shared else 0)
         for name, needed, cap in (
             ("max_device_bytes", device, self.device),
@@ -83,12 +83,12 @@ class SweepCost:
     peak_bytes: dict[str, int]
 
 
-def sweep_cost(plan: NamedPlan, lengths: Sequence[int], costs: StepCosts) -> SweepCost:
-    """Count what a plan does on segments of some lengths."""
-    found = [_cost(plan, length) for length in lengths]
+def sweep_cost(maker: NamedScheduleMaker, lengths: Sequence[int], costs: StepCosts) -> SweepCost:
+    """Count what schedules for segments of some lengths do, and predict what that takes."""
+    found = [_cost(maker, length) for length in lengths]
     # Where a replay meets a saved state, or the end of its segment, and has no graph of the step
     # before, that step is run once more to compare.
-    borders = sum(_num_borders(plan, each.reverse_steps) for each in found)
+    borders = sum(_num_borders(maker, each.reverse_steps) for each in found)
 
     def peak(tier: Tier) -> int:
         return max(each.peak_saved[tier] for each in found)
@@ -107,8 +107,8 @@ def sweep_cost(plan: NamedPlan, lengths: Sequence[int], costs: StepCosts) -> Swe
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """What a choice among schedules is made from.
+class ScheduleChoice:
+    """What is known of a run when a schedule is chosen for it, and the schedules worth a try.
 
     Attributes:
         base: Settings that every candidate keeps.
@@ -140,20 +140,20 @@ class Sweep:
 
     def _with_unroll(self, unroll: int, common: dict[str, object]) -> Iterator[ReplaySettings]:
         state, blocks = self.costs.state_bytes, -(-self.longest // unroll)
-        room = self.memory.device - unroll * self.costs.graph_bytes - STATES_AT_WORK * state
-        fast = min(room // state, blocks)
+        free = self.memory.device - unroll * self.costs.graph_bytes - STATES_AT_WORK * state
+        fast = min(free // state, blocks)
         kept = blocks if self.memory.store is None else min(self.memory.store // state, blocks)
         slow, cost = None if self.shared else self.memory.host // state, self.costs.moved
         if self.in_store:
             slow, cost = kept, (self.costs.saved + self.costs.loaded) / 2
-        room_there = Room(
+        room = Room(
             num_steps=blocks,
             slots=kept if self.in_store else fast,
             fast_slots=fast,
             slow_slots=slow,
             slow_cost=cost / self.costs.plain,
         )
-        for settings in candidates(room_there):
+        for settings in candidates(room):
             yield ReplaySettings.model_validate({**common, **settings})
 
 
@@ -180,13 +180,13 @@ def keeps_graphs(replay: ReplaySettings, routine: Routine, costs: StepCosts) -> 
 
 
 @lru_cache(maxsize=4096)
-def _cost(plan: NamedPlan, length: int) -> Cost:
-    return measure(plan(length, 0), start=0, tier=plan.first_tier)
+def _cost(maker: NamedScheduleMaker, length: int) -> Cost:
+    return measure(maker(length, 0), start=0, tier=maker.first_tier)
 
 
 @lru_cache(maxsize=4096)
-def _num_borders(plan: NamedPlan, length: int) -> int:
-    return count_borders(plan(length, 0), length)
+def _num_borders(maker: NamedScheduleMaker, length: int) -> int:
+    return count_borders(maker(length, 0), length)
 
 
 def _seconds(cost: Cost, costs: StepCosts) -> float:

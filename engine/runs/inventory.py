@@ -174,11 +174,6 @@ def stored_runs(store: str) -> list[StoredRun]:
     return _stored_runs(store, [])
 
 
-def stored_stages(store: str) -> dict[StageName, StoredStage]:
-    """Return every stage folder, by kind and key, committed or not."""
-    return _stored_stages(store, [])
-
-
 def stored_run(store: str, run: str) -> StoredRun:
     """Return one run, and look at no other."""
     folder = places.run_folder(store, run)

@@ -1,4 +1,4 @@
-"""What a reverse schedule is asked for, and what it says of itself at the end of its file."""
+"""What a reverse schedule is made from, and the description that ends the file of each one."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ class SlowTier:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ScheduleRequest:
     """What a reverse schedule is made from, besides the range of steps.
 
     Attributes:
@@ -71,24 +71,19 @@ def _as_it_is(_room: Room) -> Iterator[Mapping[str, object]]:
     yield {}
 
 
-def never(_room: Room) -> Iterator[Mapping[str, object]]:
-    """Yield nothing: a schedule that others are sure to beat is taken by name only."""
-    yield from ()
-
-
 @dataclass(frozen=True)
 class Schedule:
     """A reverse schedule; ``engine.schedules.by_name`` finds it by its file's name.
 
-    Which settings it reads says ``engine.recipes.replay.READS``.
+    The settings that it reads are listed in ``engine.recipes.replay.READS``.
 
     Attributes:
-        make: Yields the schedule of what is wanted, given (number of steps, first step).
+        make: Maps (request, number of steps, first step) to the actions of the schedule.
         worth_a_try: Yields the settings that a planner compares, given the room there is; by
             default one candidate without any.
         starts_in_slow_tier: Whether s_start lies in the slow tier.
     """
 
-    make: Callable[[Wanted, int, int], Iterator[Action]]
+    make: Callable[[ScheduleRequest, int, int], Iterator[Action]]
     worth_a_try: Callable[[Room], Iterator[Mapping[str, object]]] = _as_it_is
     starts_in_slow_tier: bool = False

@@ -5,7 +5,7 @@ Steps are reversed one by one; ``engine.schedules.trees.unrolled`` keeps graphs.
 
 from collections.abc import Iterator, Mapping
 
-from engine.schedules.base import Room, Schedule, Wanted
+from engine.schedules.base import Room, Schedule, ScheduleRequest
 from engine.schedules.revolve import check_counts, reverse_in_slots
 from engine.schedules.trees import Action, Tier
 
@@ -37,8 +37,8 @@ def binomial_schedule(
     return reverse_in_slots(start, start + num_steps, min(num_slots, num_steps), tier)
 
 
-def _make(wanted: Wanted, num_steps: int, start: int) -> Iterator[Action]:
-    return binomial_schedule(num_steps, wanted.slots(num_steps), start=start, tier=wanted.tier)
+def _make(request: ScheduleRequest, num_steps: int, start: int) -> Iterator[Action]:
+    return binomial_schedule(num_steps, request.slots(num_steps), start=start, tier=request.tier)
 
 
 def _worth_a_try(room: Room) -> Iterator[Mapping[str, object]]:

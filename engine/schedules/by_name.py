@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from engine.errors import ScheduleError
 from engine.recipes.members import find_member
 from engine.recipes.replay import ReplaySettings, ScheduleName
-from engine.schedules.base import Room, Schedule, SlowTier, Wanted
+from engine.schedules.base import Room, Schedule, ScheduleRequest, SlowTier
 from engine.schedules.trees import Action, Tier, kary_schedule, unrolled
 
 NAMES = tuple(name for name in ScheduleName if name is not ScheduleName.AUTO)
@@ -26,8 +26,8 @@ def candidates(room: Room) -> Iterator[Mapping[str, object]]:
 
 
 @dataclass(frozen=True)
-class NamedPlan(Wanted):
-    """A ``Plan``: makes the reverse schedule of any range of steps."""
+class NamedScheduleMaker(ScheduleRequest):
+    """A ``ScheduleMaker`` of the schedule that the settings of a replay name."""
 
     @property
     def unroll(self) -> int:
@@ -36,7 +36,7 @@ class NamedPlan(Wanted):
 
     @property
     def first_tier(self) -> Tier:
-        """Where a plan finds its first state."""
+        """Where the first state of a range is saved before its schedule starts."""
         in_slow = schedule_of(self.replay.schedule).starts_in_slow_tier
         return self.slow.tier if in_slow else self.tier
 
@@ -49,40 +49,8 @@ class NamedPlan(Wanted):
         return schedule_of(self.replay.schedule).make(self, num_steps, start)
 
 
-def make_plan(
-    schedule: ScheduleName | str,
-    arity: int = 4,
-    tier: Tier = Tier.MEMORY,
-    *,
-    num_slots: int | None = None,
-    unroll: int = 1,
-    slow: SlowTier | None = None,
-) -> NamedPlan:
-    """Return the planner of reverse schedules that a name stands for.
-
-    Args:
-        schedule: One of ``ScheduleName`` but auto, which ``engine.planning.choice`` resolves.
-        arity: k of the k-ary tree.
-        tier: Where states are kept; the fast tier of two-level.
-        num_slots: States kept at once, for binomial and two-level; see ``Wanted.slots``.
-        unroll: Graphs kept at once.
-        slow: The slow tier of two-level; the host's memory by default.
-
-    Raises:
-        ScheduleError: If there is no such schedule, or a number is below its minimum.
-    """
-    if schedule not in NAMES:
-        names = ", ".join(name.value for name in NAMES)
-        raise ScheduleError(f"There is no schedule {schedule!r}. Use one of {names}.")
-    # Not validated: the schedules themselves say, as errors of a call, what is below its minimum.
-    replay = ReplaySettings.model_construct(
-        schedule=ScheduleName(schedule), arity=arity, num_slots=num_slots, unroll=unroll
-    )
-    return _tried(NamedPlan(replay, tier, slow or SlowTier(tier=Tier.HOST)))
-
-
-def plan_of(replay: ReplaySettings, *, in_store: bool = False) -> NamedPlan:
-    """Return what the settings of a replay stand for.
+def schedule_maker(replay: ReplaySettings, *, in_store: bool = False) -> NamedScheduleMaker:
+    """Return the maker of the schedules that the settings of a replay name.
 
     Args:
         replay: The settings.
@@ -101,7 +69,7 @@ def plan_of(replay: ReplaySettings, *, in_store: bool = False) -> NamedPlan:
     two_tiers = schedule_of(replay.schedule).starts_in_slow_tier
     slow = Tier.STORE if in_store else Tier.HOST
     return _tried(
-        NamedPlan(
+        NamedScheduleMaker(
             replay,
             Tier.STORE if in_store and not two_tiers else Tier.MEMORY,
             SlowTier(replay.slow_cost, replay.slow_cost, replay.slow_slots, slow),
@@ -109,8 +77,8 @@ def plan_of(replay: ReplaySettings, *, in_store: bool = False) -> NamedPlan:
     )
 
 
-def _tried(plan: NamedPlan) -> NamedPlan:
-    """Return a plan, refused now, before anything is trained, if it is impossible."""
-    kary_schedule(1, plan.replay.arity)  # which the default of num_slots is counted from
-    list(plan(1, 0))
-    return plan
+def _tried(maker: NamedScheduleMaker) -> NamedScheduleMaker:
+    """Return a maker; refuse impossible settings now, before anything is trained."""
+    kary_schedule(1, maker.replay.arity)  # which the default of num_slots is counted from
+    list(maker(1, 0))
+    return maker

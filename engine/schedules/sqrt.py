@@ -23,5 +23,5 @@ def sqrt_schedule(num_steps: int, *, start: int = 0, tier: Tier = Tier.MEMORY) -
 
 
 SCHEDULE = Schedule(
-    lambda wanted, num_steps, start: sqrt_schedule(num_steps, start=start, tier=wanted.tier)
+    lambda request, num_steps, start: sqrt_schedule(num_steps, start=start, tier=request.tier)
 )

@@ -23,5 +23,5 @@ def store_all_schedule(
 
 
 SCHEDULE = Schedule(
-    lambda wanted, num_steps, start: store_all_schedule(num_steps, start=start, tier=wanted.tier)
+    lambda request, num_steps, start: store_all_schedule(num_steps, start=start, tier=request.tier)
 )

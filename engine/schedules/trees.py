@@ -150,37 +150,39 @@ def _visit(start: int, stop: int, arity: int, tier: Tier) -> Iterator[Action]:
             yield Delete(child_start, tier)
 
 
-Plan = Callable[[int, int], Iterator[Action]]
+ScheduleMaker = Callable[[int, int], Iterator[Action]]
 """Maps (num_steps, start) to a reverse schedule of that range."""
 
 
-def unrolled(num_steps: int, unroll: int, plan: Plan, *, start: int = 0) -> Iterator[Action]:
+def unrolled(
+    num_steps: int, unroll: int, maker: ScheduleMaker, *, start: int = 0
+) -> Iterator[Action]:
     """Plan a reverse sweep that keeps the graphs of up to ``unroll`` steps alive at once.
 
-    ``plan`` reverses blocks of steps as if each were one step; to reverse a block, its steps are
+    ``maker`` reverses blocks of steps as if each were one step; to reverse a block, its steps are
     run with their graphs, which serve as their replay.
 
     Args:
         num_steps: T, steps to reverse, at least 1.
-        unroll: u, graphs alive at once, at least 1; 1 leaves the plan as it is.
-        plan: Makes the schedule of the ceil(T / u) blocks.
+        unroll: u, graphs alive at once, at least 1; 1 leaves the schedule as it is.
+        maker: Makes the schedule of the ceil(T / u) blocks.
         start: First step of the range.
 
     Raises:
         ScheduleError: If ``unroll`` is below 1.
 
     Cost:
-        The forward steps of ``plan``, a block being up to u of them, and T traced steps, which
-        the T products do not run again.
+        The forward steps of the schedule that ``maker`` makes, where a block counts as up to u
+        steps, and T traced steps, which the T products do not run again.
     """
     if unroll < 1:
         raise ScheduleError(f"unroll must be at least 1, got {unroll}. Use 1 to keep no graph.")
     if unroll == 1:
-        yield from plan(num_steps, start)
+        yield from maker(num_steps, start)
         return
     num_blocks = -(-num_steps // unroll)
     border = [start + num_steps * i // num_blocks for i in range(num_blocks + 1)]
-    for action in plan(num_blocks, 0):
+    for action in maker(num_blocks, 0):
         match action:
             case Forward(first, stop):
                 yield Forward(border[first], border[stop])
@@ -194,25 +196,25 @@ def unrolled(num_steps: int, unroll: int, plan: Plan, *, start: int = 0) -> Iter
 
 
 def whole_run(
-    num_steps: int, plan: Plan, *, first_step: int = 0, tier: Tier = Tier.MEMORY
+    num_steps: int, maker: ScheduleMaker, *, first_step: int = 0, tier: Tier = Tier.MEMORY
 ) -> Iterator[Action]:
     """Plan training, output and reverse sweep of a run in one stream, from a working state s_0.
 
-    The forward steps that the reverse plan begins with are the training itself: its last leaf runs
-    one step further, to s_T, seeds the adjoint there and goes back; where that leaf starts from a
-    state that the plan does not save, it is saved meanwhile. Nothing is saved before it starts, and
-    nothing is left behind.
+    The forward steps that the reverse schedule begins with are the training itself: its last leaf
+    runs one step further, to s_T, seeds the adjoint there and goes back. Where that leaf starts
+    from a state that the schedule does not save, the state is saved meanwhile. Nothing is saved
+    before the stream starts, and nothing is left behind.
 
     Args:
         num_steps: T.
-        plan: Makes the reverse schedule of steps ``[first_step, T)``, given their number and start.
+        maker: Makes the reverse schedule of steps ``[first_step, T)``.
         first_step: First step that reads z; the ones before it are only trained.
-        tier: Where the plan's first state is.
+        tier: Where the first state of the reverse schedule is.
     """
     if first_step:
         yield Forward(0, first_step)
     yield Save(first_step, tier)
-    actions = plan(num_steps - first_step, first_step)
+    actions = maker(num_steps - first_step, first_step)
     before: Action = Save(first_step, tier)
     for action in actions:
         if isinstance(action, Reverse):

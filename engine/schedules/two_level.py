@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from engine.errors import ScheduleError
-from engine.schedules.base import Room, Schedule, SlowTier, Wanted
+from engine.schedules.base import Room, Schedule, ScheduleRequest, SlowTier
 from engine.schedules.revolve import check_counts, fewest_forward_steps, reverse_in_slots
 from engine.schedules.trees import Action, Delete, Forward, Load, Reverse, Save, Tier
 
@@ -148,12 +148,12 @@ class TwoLevel:
         yield Delete(start, self.tier)
 
 
-def _make(wanted: Wanted, num_steps: int, start: int) -> Iterator[Action]:
+def _make(request: ScheduleRequest, num_steps: int, start: int) -> Iterator[Action]:
     # A block is up to u steps: measured in blocks, the slow tier is that much cheaper.
-    scale, slow = 1 / wanted.replay.unroll, wanted.slow
+    scale, slow = 1 / request.replay.unroll, request.slow
     slow = replace(slow, save_cost=slow.save_cost * scale, load_cost=slow.load_cost * scale)
-    slots = wanted.slots(num_steps)
-    return two_level_schedule(num_steps, slots, slow, start=start, tier=wanted.tier)
+    slots = request.slots(num_steps)
+    return two_level_schedule(num_steps, slots, slow, start=start, tier=request.tier)
 
 
 def _worth_a_try(room: Room) -> Iterator[Mapping[str, object]]:

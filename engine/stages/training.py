@@ -33,7 +33,7 @@ from engine.replay.seeding import seed_adjoint
 from engine.replay.segment import segment_states
 from engine.routine.diagnosis import asked_rightly, told_by_witness
 from engine.routine.routine import Routine
-from engine.schedules.by_name import plan_of
+from engine.schedules.by_name import schedule_maker
 from engine.schedules.segments import Segment
 from engine.stages.ahead import made_ahead
 from engine.stages.commits import Made, read_origin, read_rows, rows_url
@@ -66,7 +66,7 @@ def prepare(run: Run, *, witness: bool = False) -> float:
     recipe, problem = run.recipe, run.problem
     check_repeats(recipe, run.store)
     if recipe.replay.schedule is not ScheduleName.AUTO:
-        plan_of(recipe.replay)
+        schedule_maker(recipe.replay)
     make_step_vjp(recipe, problem.routine)
     with (
         doing("trying one training step and its derivative"),
@@ -239,7 +239,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
         first=lambda: _start(routine, store, start),
         meet=partial(_compare_end, store, routine, end, segment.stop),
         vjp=make_step_vjp(run.settled, routine),
-        plan=plan_of(followed(run.recipe, store)),
+        maker=schedule_maker(followed(run.recipe, store)),
         later=later,
         trajectory=_rows_ahead(store, trajectory),
     )

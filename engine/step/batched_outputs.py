@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 _COMPARED = 2  # a batch that was built in would agree once
 
 
-class Together:
+class BatchedPull:
     """A ``GraphPull`` that pulls several cotangents at once; one alone goes the reference's way.
 
     Runs with a state of their own go that way too.

@@ -8,7 +8,7 @@ from functools import partial
 
 from engine.errors import ConfigurationError
 from engine.recipes.replay import VjpMode
-from engine.step.batched_outputs import Together
+from engine.step.batched_outputs import BatchedPull
 from engine.step.compiled import CompiledVjp
 from engine.step.measured import Fits, MeasuredVjp
 from engine.step.reference import StepVjp, step_vjp
@@ -52,6 +52,6 @@ def make_vjp(
         case VjpMode.COMPILED:
             return CompiledVjp()
         case VjpMode.BATCHED:
-            return partial(step_vjp, pull=Together())
+            return partial(step_vjp, pull=BatchedPull())
         case VjpMode.AUTO:
             return MeasuredVjp(num_uses, fits)

@@ -8,7 +8,7 @@ from functools import partial
 from engine.errors import EngineError
 from engine.recipes.replay import VjpMode
 from engine.routine.routine import Routine
-from engine.step.batched_outputs import Together
+from engine.step.batched_outputs import BatchedPull
 from engine.step.compile_notes import CompileNote, keep_note, read_note
 from engine.step.compiled import CompiledVjp, is_refused
 from engine.step.products import split
@@ -61,7 +61,7 @@ class MeasuredVjp:
             VjpMode.FORWARD_OVER_REVERSE: TwoStageVjp(pull_forward),
             VjpMode.COMPILED: CompiledVjp(),
         }
-        self._together = Together()
+        self._together = BatchedPull()
         self._ways_of_several: dict[VjpMode, StepVjp] = {
             VjpMode.REVERSE_OVER_REVERSE: step_vjp,
             VjpMode.BATCHED: partial(step_vjp, pull=self._together),

@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
@@ -41,7 +41,7 @@ from engine.errors import (
 )
 from engine.extras import install
 from engine.secret_urls import redacted, refuse_secrets
-from engine.storage.objects import read_all, remove_all, remove_below
+from engine.storage.objects import remove_all, remove_below
 from engine.storage.passing import is_passing
 from engine.storage.s3 import use_patient_session
 from engine.storage.safe_names import part as one_part
@@ -227,18 +227,6 @@ def copy_folder(source: str, target: str) -> None:
 def remove_folder(url: str, options: dict[str, Any] | None = None) -> None:
     """Remove a folder and all that is in it; one that is not there is left so."""
     remove_below(*filesystem(url, options))
-
-
-def read_many(
-    urls: Sequence[str], options: dict[str, Any] | None = None
-) -> dict[str, bytes | Exception]:
-    """Return the content of many files of one filesystem by location, or what was raised."""
-    if not urls:
-        return {}
-    file_system, _ = filesystem(urls[0], options)
-    places = {url: filesystem(url, options)[1] for url in urls}
-    found = read_all(file_system, list(places.values()))
-    return {url: found[place] for url, place in places.items()}
 
 
 def remove_file(url: str, options: dict[str, Any] | None = None) -> None:

@@ -1,8 +1,8 @@
-"""Many files of a filesystem at once, each by its name as it is.
+"""Removes many files of a filesystem at once, and takes every name literally.
 
-``cat``, ``rm``, ``get`` and ``copy`` of fsspec take ``[``, ``*`` and ``?`` in a list of paths, or
-in a path with ``recursive=True``, for patterns: in a store ``exp[1]`` they read and delete the
-files of its sibling ``exp1``. What is here, and the calls for one file, take names literally.
+``cat``, ``rm``, ``get`` and ``copy`` of fsspec treat ``[``, ``*`` and ``?`` as patterns in a list
+of paths, or in a path with ``recursive=True``: in a store ``exp[1]`` they read and delete the files
+of its sibling ``exp1``. The functions of this module, and fsspec's calls for one file, do not.
 """
 
 import asyncio
@@ -19,14 +19,6 @@ from fsspec.implementations.local import LocalFileSystem
 _AT_ONCE = 64
 _IN_BULK = 1000  # keys that S3 deletes by one request
 _GONE = (FileNotFoundError, NotADirectoryError)
-
-
-def read_all(file_system: AbstractFileSystem, paths: Sequence[str]) -> dict[str, bytes | Exception]:
-    """Return the content of files by path, or what was raised instead; all requests at once."""
-    if not paths:
-        return {}
-    found: Any = file_system.cat_ranges(list(paths), None, None, on_error="return")
-    return dict(zip(paths, found, strict=True))
 
 
 def remove_all(file_system: AbstractFileSystem, paths: Sequence[str]) -> None:

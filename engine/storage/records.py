@@ -174,16 +174,6 @@ def read_records(urls: list[str], *, largest: int = LARGEST) -> dict[str, dict[s
     return records
 
 
-def read_models(urls: list[str], model: type[Model]) -> dict[str, Model | None]:
-    """Return many documents at once, as ``read_records`` does; None also for another version's."""
-    found: dict[str, Model | None] = {}
-    for url, record in read_records(urls).items():
-        found[url] = None
-        with suppress(CheckpointCorruptError):
-            found[url] = None if record is None else understood(url, record, model)
-    return found
-
-
 def _read_batch(urls: list[str], largest: int) -> dict[str, dict[str, Any] | None]:
     file_system, _ = filesystem(urls[0])
     places = [filesystem(url)[1] for url in urls]

@@ -4,7 +4,6 @@ A record, a claim or a listing may say anything: whoever can write to a store ma
 A name that holds a separator or two dots would lead out of the store, to read or to write.
 """
 
-import re
 from typing import Annotated
 
 from pydantic import StringConstraints
@@ -26,18 +25,8 @@ ContentDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 AttemptName = Annotated[str, StringConstraints(pattern=r"^[0-9]{8,18}-[0-9a-f]{8}$")]
 """Name of the folder of an attempt: token and nonce, see ``engine.stages.lease``."""
 
-RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*-[0-9a-f]{8}$")]
-"""Name of a run: that of its recipe, and a digest of its settings."""
-
-_RUN = re.compile(r"[a-z0-9][a-z0-9-]*-[0-9a-f]{8}")
-
 _LONGEST = 255
 """Bytes of a name that every common filesystem takes."""
-
-
-def is_run_name(name: str) -> bool:
-    """Say whether a run may be called so."""
-    return _RUN.fullmatch(name) is not None
 
 
 def is_part(name: str) -> bool:

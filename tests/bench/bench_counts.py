@@ -13,8 +13,9 @@ the tree over T + 1 states is T (1 - 1/k) log_k T + 1 for powers of k, its bound
 
 import argparse
 
+from engine.recipes.replay import ReplaySettings
 from engine.replay.borders import count_borders
-from engine.schedules.by_name import NamedPlan, make_plan
+from engine.schedules.by_name import NamedScheduleMaker, schedule_maker
 from engine.schedules.simulator import Cost, measure
 from engine.schedules.trees import whole_run
 from tests.bench.record import write_record
@@ -28,7 +29,12 @@ PUBLISHED = {
 """T and k to forward steps and peak live states, as simulated for the paper's tree."""
 
 
-def cost(plan: NamedPlan, num_steps: int) -> tuple[Cost, int]:
+def named(schedule: str, **settings: int) -> NamedScheduleMaker:
+    """Return what makes the schedules of a name."""
+    return schedule_maker(ReplaySettings.model_validate({"schedule": schedule, **settings}))
+
+
+def cost(plan: NamedScheduleMaker, num_steps: int) -> tuple[Cost, int]:
     """Count a whole run, and the borders that it compares."""
     actions = list(whole_run(num_steps, plan, tier=plan.first_tier))
     return measure(actions), count_borders(actions)
@@ -36,20 +42,20 @@ def cost(plan: NamedPlan, num_steps: int) -> tuple[Cost, int]:
 
 def tree_rows(longest: int = 4096) -> list[tuple[int, int, Cost, int]]:
     """Count the trees of the published table, up to a length."""
-    return [(t, k, *cost(make_plan("k-ary", k), t)) for t, k in PUBLISHED if t <= longest]
+    return [(t, k, *cost(named("k-ary", arity=k), t)) for t, k in PUBLISHED if t <= longest]
 
 
 def _other_rows() -> list[str]:
     rows = []
     for num_steps in (64, 1024, 4096):
-        slots = make_plan("k-ary", 4).slots(num_steps)
+        slots = named("k-ary", arity=4).slots(num_steps)
         for name, plan in {
-            "k-ary, k = 4": make_plan("k-ary", 4),
-            f"binomial, {slots} states": make_plan("binomial", num_slots=slots),
-            "sqrt": make_plan("sqrt"),
-            "two-level, 8 fast states": make_plan("two-level", num_slots=8),
-            "k-ary, k = 4, graphs of 4 steps": make_plan("k-ary", 4, unroll=4),
-            "store-all": make_plan("store-all"),
+            "k-ary, k = 4": named("k-ary", arity=4),
+            f"binomial, {slots} states": named("binomial", num_slots=slots),
+            "sqrt": named("sqrt"),
+            "two-level, 8 fast states": named("two-level", num_slots=8),
+            "k-ary, k = 4, graphs of 4 steps": named("k-ary", arity=4, unroll=4),
+            "store-all": named("store-all"),
         }.items():
             found, borders = cost(plan, num_steps)
             rows.append(

@@ -23,8 +23,9 @@ from torch.nn.functional import cross_entropy
 import engine
 from engine.numerics.determinism import deterministic
 from engine.numerics.process import keep_freed_memory
+from engine.recipes.replay import ReplaySettings, ScheduleName
 from engine.replay.interpreter import Sweep, replay, reverse_step
-from engine.schedules.by_name import make_plan
+from engine.schedules.by_name import schedule_maker
 from engine.schedules.simulator import measure
 from engine.schedules.trees import Forward, whole_run
 from tests.bench.record import write_record
@@ -91,7 +92,8 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     lengths = [4**power for power in range(3, 7) if 4**power <= arguments.largest]
-    plan = make_plan("binomial", num_slots=arguments.slots)
+    settings = ReplaySettings(schedule=ScheduleName.BINOMIAL, num_slots=arguments.slots)
+    plan = schedule_maker(settings)
     costs = {steps: measure(whole_run(steps, plan)) for steps in lengths}
     ratios: dict[int, list[float]] = {steps: [] for steps in lengths}
     whole(64, arguments.slots)

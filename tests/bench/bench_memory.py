@@ -16,7 +16,8 @@ import json, resource, sys, time, torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 import engine
-from engine.schedules.by_name import make_plan
+from engine.recipes.replay import ReplaySettings
+from engine.schedules.by_name import schedule_maker
 from engine.schedules.trees import whole_run
 from engine.schedules.simulator import measure
 
@@ -43,7 +44,7 @@ found = engine.metagradient(
     routine, lambda m: loss(m, (inputs, labels)).mean(), schedule=schedule, arity=arity
 )
 seconds = time.perf_counter() - started
-cost = measure(whole_run(num_steps, make_plan(schedule, arity)))
+cost = measure(whole_run(num_steps, schedule_maker(ReplaySettings(schedule=schedule, arity=arity))))
 state = sum(row.numel() * row.element_size() for row in found.state.values())
 print(json.dumps({
     "schedule": schedule, "T": num_steps, "states": cost.peak_states,

@@ -18,9 +18,10 @@ from torch import nn
 from engine.numerics.determinism import deterministic
 from engine.numerics.environment import environment
 from engine.numerics.process import keep_freed_memory
+from engine.recipes.replay import ReplaySettings, ScheduleName
 from engine.replay.interpreter import Sweep, replay
 from engine.routine.routine import Routine
-from engine.schedules.by_name import make_plan
+from engine.schedules.by_name import schedule_maker
 from engine.schedules.trees import Tier, whole_run
 from engine.storage.states import MemoryStates
 from engine.types import Output
@@ -45,7 +46,11 @@ def make_outputs(routine: Routine, count: int) -> list[Output]:
 def sweep_seconds(routine: Routine, count: int) -> float:
     """Train, seed and reverse once, without the checks of ``metagradients``, whose part shrinks."""
     outputs = make_outputs(routine, count)
-    actions = whole_run(routine.num_steps, make_plan("store-all"), tier=Tier.MEMORY)
+    actions = whole_run(
+        routine.num_steps,
+        schedule_maker(ReplaySettings(schedule=ScheduleName.STORE_ALL)),
+        tier=Tier.MEMORY,
+    )
     started = time.perf_counter()
     replay(
         actions,

@@ -23,7 +23,7 @@ from prefect import flow
 from engine.problems.segments import segments
 from engine.progress.board import Course
 from engine.recipes.files import load_recipe
-from engine.schedules.by_name import make_plan
+from engine.schedules.by_name import schedule_maker
 from engine.schedules.simulator import measure
 from engine.stages import training as stages
 from engine.stages.run import Run
@@ -112,7 +112,7 @@ def main():
                 [*SETTINGS, f"training.num_steps={options.steps}", f"replay.schedule={schedule}",
                  f"replay.steps_per_segment={options.segment}"],
             )  # fmt: skip
-            plan = make_plan(recipe.replay.schedule, recipe.replay.arity)
+            plan = schedule_maker(recipe.replay)
             spared = measure(plan(options.segment, 0), start=0).forward_steps
             with tempfile.TemporaryDirectory() as name:
                 seconds, same = sweeps(recipe, Path(name), options.rounds)

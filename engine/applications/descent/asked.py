@@ -17,11 +17,11 @@ from engine.recipes.descent import DescentRecipe, OuterRule, OuterSettings
 from engine.recipes.execution import PreflightMode
 from engine.recipes.files import load_recipe, validate_recipe, validated
 from engine.recipes.replay import ReplaySettings
-from engine.replay.fastest import settled
+from engine.replay.fastest import with_fitting_schedule
 from engine.replay.plain_training import evaluate
 from engine.routine.intake import choice, refuse_output
 from engine.routine.routine import Routine
-from engine.schedules.by_name import NamedPlan, plan_of
+from engine.schedules.by_name import NamedScheduleMaker, schedule_maker
 from engine.schedules.segments import Segment, cut
 from engine.step.by_name import make_vjp
 from engine.step.reference import StepVjp
@@ -69,9 +69,11 @@ class Asked:
         return cut(run.num_steps, length, run.first_step)
 
     @cached_property
-    def plan(self) -> NamedPlan:
+    def maker(self) -> NamedScheduleMaker:
         """The schedule inside a segment; with auto the fastest, measured once."""
-        return plan_of(settled(self.replay, self.routine, self.output, self.vjp, None))
+        return schedule_maker(
+            with_fitting_schedule(self.replay, self.routine, self.output, self.vjp, None)
+        )
 
 
 def asked_of(

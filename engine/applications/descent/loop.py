@@ -196,7 +196,7 @@ def _works(asked: Asked, *, with_preflight: bool) -> list[Work]:
         (part.stop - part.start, part.start >= asked.routine.first_step) for part in asked.parts
     ]
     num_outer = asked.outer.num_steps
-    return works_of_parts(lengths, asked.plan, num_outer, with_preflight=with_preflight)
+    return works_of_parts(lengths, asked.maker, num_outer, with_preflight=with_preflight)
 
 
 def _judged(asked: Asked, board: Board) -> CheckReport:
@@ -304,7 +304,7 @@ class _Loop:
                     first=partial(self._load, routine, part.start),
                     meet=partial(self._meet, routine, part, made_in),
                     vjp=asked.vjp,
-                    plan=asked.plan,
+                    maker=asked.maker,
                     later=later,
                 )
             for sentence in heed_later(later.wrong if later else [], asked.preflight):

@@ -17,10 +17,10 @@ import torch
 import engine
 from engine.numerics.determinism import deterministic
 from engine.preflight.oracle import central_difference
-from engine.recipes.replay import StepPath
+from engine.recipes.replay import ReplaySettings, StepPath
 from engine.replay.interpreter import Sweep, replay
 from engine.replay.plain_training import train
-from engine.schedules.by_name import make_plan
+from engine.schedules.by_name import schedule_maker
 from engine.schedules.simulator import measure
 from engine.schedules.trees import Seed, Tier, whole_run
 from engine.storage.states import MemoryStates
@@ -92,10 +92,9 @@ class Ours:
 
     def _actions(self) -> Any:
         names = ("schedule", "arity", "num_slots", "unroll")
-        plan = {name: self.settings[name] for name in names if name in self.settings}
-        return whole_run(
-            self.routine.num_steps, make_plan(**plan), first_step=self.routine.first_step
-        )
+        asked = {name: self.settings[name] for name in names if name in self.settings}
+        maker = schedule_maker(ReplaySettings.model_validate(asked))
+        return whole_run(self.routine.num_steps, maker, first_step=self.routine.first_step)
 
     def _check(self, found: engine.Metagradient) -> None:
         """Refuse a reference that two trainings contradict: it shares no product with them."""

@@ -7,7 +7,7 @@ import engine
 from engine.progress.counted import whole_work
 from engine.progress.meter import Meter, doing, heard_by, listening
 from engine.recipes.replay import ReplaySettings
-from engine.schedules.by_name import plan_of
+from engine.schedules.by_name import schedule_maker
 from tests import routines
 
 OPTIONS = [
@@ -27,7 +27,7 @@ def test_every_step_is_noted_and_no_bit_is_another(options):
     with heard_by(meter):
         heard = engine.metagradient(routine, routines.output, witness=False, **options)
 
-    plan = plan_of(ReplaySettings.model_validate(options))
+    plan = schedule_maker(ReplaySettings.model_validate(options))
     work = whole_work(plan, routine.num_steps, routine.first_step, 1, "run")
     assert torch.equal(heard["weights"], alone["weights"])
     assert meter.reverse == work.reverse == routine.num_steps

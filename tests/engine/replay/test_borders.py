@@ -13,10 +13,10 @@ from engine.errors import ReplayMismatchError
 from engine.numerics.determinism import deterministic
 from engine.numerics.fingerprint import state_fingerprint
 from engine.problems.segments import segments
-from engine.recipes.replay import StepPath
+from engine.recipes.replay import ReplaySettings, StepPath
 from engine.replay.borders import Borders, differs, present, refuse_difference
 from engine.replay.interpreter import Sweep, replay
-from engine.schedules.by_name import make_plan
+from engine.schedules.by_name import schedule_maker
 from engine.schedules.segments import Segment
 from engine.schedules.trees import Tier, whole_run
 from engine.stages import commits
@@ -147,7 +147,7 @@ FAULTS = {
 
 def carry_out(routine, output, options, memory=MemoryStates):
     """Train and reverse without the checks of the first step."""
-    plan, z = make_plan(**options), routine.point()
+    plan, z = schedule_maker(ReplaySettings.model_validate(options)), routine.point()
     tiers = {Tier.MEMORY: memory(), Tier.HOST: MemoryStates()}
     actions = whole_run(routine.num_steps, plan, tier=plan.first_tier)
     with deterministic(1):

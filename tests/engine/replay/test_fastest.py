@@ -7,10 +7,10 @@ from torch.nn.functional import cross_entropy
 from engine import metagradient
 from engine.errors import ConfigurationError
 from engine.recipes.replay import ReplaySettings, ScheduleName
-from engine.replay.fastest import settled
+from engine.replay.fastest import with_fitting_schedule
 from engine.replay.step_costs import counted_costs
 from engine.replay.sweep_costs import Memory
-from engine.schedules.by_name import plan_of
+from engine.schedules.by_name import schedule_maker
 from engine.schedules.simulator import measure
 from engine.schedules.trees import whole_run
 from engine.step.reference import step_vjp
@@ -42,12 +42,12 @@ def test_auto_keeps_to_the_memory_that_it_is_given(expected):
     costs = counted_costs(routine)
     cap = costs.graph_bytes + 6 * costs.state_bytes
 
-    chosen = settled(
+    chosen = with_fitting_schedule(
         ReplaySettings(schedule=ScheduleName.AUTO, max_device_bytes=cap),
         routine, routines.output, step_vjp, None,
     )  # fmt: skip
 
-    plan = plan_of(chosen)
+    plan = schedule_maker(chosen)
     cost = measure(whole_run(routine.num_steps, plan, first_step=0, tier=plan.first_tier))
     kept = costs.state_bytes * cost.peak_states + costs.graph_bytes * max(cost.peak_graphs, 1)
     assert kept <= cap
@@ -66,7 +66,9 @@ def test_auto_takes_graphs_where_memory_allows():
     )
 
     def states(replay):
-        plan = plan_of(settled(replay, routine, routines.output, step_vjp, None))
+        plan = schedule_maker(
+            with_fitting_schedule(replay, routine, routines.output, step_vjp, None)
+        )
         cost = measure(whole_run(routine.num_steps, plan, tier=plan.first_tier))
         return cost.peak_states + cost.peak_graphs
 

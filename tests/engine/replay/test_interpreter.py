@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from engine.errors import NonFiniteError, ReplayMismatchError, ScheduleError
+from engine.recipes.replay import ReplaySettings, ScheduleName
 from engine.replay.interpreter import Sweep, check_losses, replay, reverse_step
 from engine.replay.seeding import seed_adjoint
-from engine.schedules.by_name import make_plan
+from engine.schedules.by_name import schedule_maker
 from engine.schedules.trees import (
     Delete,
     Forward,
@@ -93,7 +94,7 @@ def test_replay_from_a_store_has_the_bits_of_memory(tmp_path):
 def test_adjoint_norms_are_those_of_the_steps_they_name(kind, first):
     """The norm of lambda_t by t shows where a run explodes; an off-by-one misleads."""
     routine = problems.routine("adamw", kind)
-    plan = make_plan("k-ary", 3)
+    plan = schedule_maker(ReplaySettings(arity=3))
 
     sweep = carry_out(whole_run(T, plan, first_step=first), routine)
 
@@ -114,7 +115,9 @@ def test_adjoint_is_the_derivative_of_the_output_with_respect_to_the_state(start
     value = routine.call(problems.output, last["params"], training=False)
     expected = torch.stack([g.norm() for g in torch.autograd.grad(value, list(state.values()))])
 
-    sweep = carry_out(whole_run(T, make_plan("store-all")), routine)
+    sweep = carry_out(
+        whole_run(T, schedule_maker(ReplaySettings(schedule=ScheduleName.STORE_ALL))), routine
+    )
 
     assert float(sweep.adjoint_norms[start]) == pytest.approx(float(expected.norm()), rel=1e-12)
 
@@ -122,7 +125,7 @@ def test_adjoint_is_the_derivative_of_the_output_with_respect_to_the_state(start
 def test_reversal_in_two_parts_is_the_reversal_in_one():
     """A segment hands on its adjoint and the metagradient so far, and nothing else."""
     routine = problems.routine("adamw", "all")
-    plan = make_plan("k-ary", 2)
+    plan = schedule_maker(ReplaySettings(arity=2))
     whole = carry_out(whole_run(T, plan), routine)
     borders, states = all_states(routine), MemoryStates()
     states.save(0, borders[0])
@@ -161,7 +164,7 @@ def test_final_state_is_kept_while_the_working_state_goes_back():
     """The trained model is a result of the same call, not of one more training."""
     routine = problems.routine("adamw", "weights")
 
-    sweep = carry_out(whole_run(T, make_plan("k-ary", 2)), routine)
+    sweep = carry_out(whole_run(T, schedule_maker(ReplaySettings(arity=2))), routine)
 
     assert same_bits(sweep.final, all_states(routine)[T])
 

@@ -13,7 +13,7 @@ from engine.runs import freeing
 from engine.runs.clean_plan import CleanRules
 from engine.runs.cleaning import plan_clean
 from engine.runs.freeing import carry_out
-from engine.runs.inventory import stored_runs, stored_stages
+from engine.runs.inventory import stored_runs, take_inventory
 from engine.runs.run import note_parts
 from engine.runs.store_mark import mark_store
 from engine.stages.claims import claim, claim_url, read_claims
@@ -28,7 +28,7 @@ NO_GRACE = CleanRules(grace_seconds=0)
 
 
 def left(store):
-    return set(stored_stages(store))
+    return set(take_inventory(store).stages)
 
 
 def claimed(store, word):

@@ -6,7 +6,7 @@ from engine.errors import ConfigurationError
 from engine.runs.clean_plan import CleanRules
 from engine.runs.cleaning import plan_clean
 from engine.runs.freeing import carry_out
-from engine.runs.inventory import stored_stages
+from engine.runs.inventory import take_inventory
 from engine.stages.claims import claim_url, read_claims
 from engine.storage.location import join
 from engine.storage.names import STAGE_KINDS
@@ -35,7 +35,7 @@ FOREIGN = [
 
 
 def left(store):
-    return set(stored_stages(store))
+    return set(take_inventory(store).stages)
 
 
 def test_damaged_claim_protects_its_stage(store):

@@ -16,7 +16,7 @@ from engine.runs.endings import Ending
 from engine.runs.finishing import finish
 from engine.runs.freeing import carry_out
 from engine.runs.growing import write_so_far
-from engine.runs.inventory import stored_run, stored_stages
+from engine.runs.inventory import stored_run, take_inventory
 from engine.runs.overview import Standing, list_overviews, overview
 from engine.runs.report import Report
 from engine.runs.run import Stages
@@ -309,7 +309,10 @@ def test_engine_change_does_not_keep_both_sets(tmp_path, clock):
 
     assert {each.key for each in read_claims(store, RUN)} == {key("new-z0"), key("new-t0")}
     carry_out(plan_clean(store, CleanRules(grace_seconds=0)))
-    assert set(stored_stages(store)) == {("initial", key("new-z0")), ("train", key("new-t0"))}
+    assert set(take_inventory(store).stages) == {
+        ("initial", key("new-z0")),
+        ("train", key("new-t0")),
+    }
 
 
 def test_bytes_of_older_stages_are_no_part_of_a_budget(tmp_path, clock):

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.recipes.replay import ReplaySettings, ScheduleName
-from engine.schedules.base import Room, SlowTier, Wanted
+from engine.schedules.base import Room, ScheduleRequest, SlowTier
 from engine.schedules.trees import Tier
 from engine.schedules.two_level import SCHEDULE, two_level_schedule
 
@@ -13,7 +13,7 @@ def test_where_graphs_are_kept_the_slow_tier_costs_less_beside_a_block(unroll):
     """Costs are told in steps, and a block of four steps is run again as a whole."""
     replay = ReplaySettings(schedule=ScheduleName.TWO_LEVEL, num_slots=2, unroll=unroll)
 
-    found = list(SCHEDULE.make(Wanted(replay, slow=SlowTier(8.0, 6.0)), 20, 0))
+    found = list(SCHEDULE.make(ScheduleRequest(replay, slow=SlowTier(8.0, 6.0)), 20, 0))
 
     assert found == list(two_level_schedule(20, 2, SlowTier(8.0 / unroll, 6.0 / unroll)))
     other = list(two_level_schedule(20, 2, SlowTier(8.0, 6.0)))
@@ -38,7 +38,7 @@ def test_a_planner_tries_what_fits(room, tried):
 
 def test_its_first_state_is_in_the_slow_tier():
     """Whoever puts it there asks this."""
-    first, *_ = SCHEDULE.make(Wanted(slow=SlowTier(tier=Tier.STORE)), 5, 3)
+    first, *_ = SCHEDULE.make(ScheduleRequest(slow=SlowTier(tier=Tier.STORE)), 5, 3)
 
     assert SCHEDULE.starts_in_slow_tier
     assert (first.step, first.tier) == (3, Tier.STORE)

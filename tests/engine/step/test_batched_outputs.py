@@ -2,7 +2,7 @@
 
 import torch
 
-from engine.step.batched_outputs import Together
+from engine.step.batched_outputs import BatchedPull
 from engine.step.step import open_step
 from tests import problems
 
@@ -10,7 +10,7 @@ from tests import problems
 def test_two_products_are_compared_and_the_rest_are_not():
     """A comparison opens the step twice: of every step, it would cost more than it saves."""
     routine, opened = problems.routine(), []
-    state, z, together = routine.initial_state(), routine.point(), Together()
+    state, z, together = routine.initial_state(), routine.point(), BatchedPull()
     cotangent = {
         name: torch.stack([row.new_ones(row.shape), torch.linspace(-1, 1, len(row)).to(row)])
         for name, row in state.items()

@@ -8,8 +8,9 @@ import torch
 
 from engine import metagradient
 from engine.errors import CheckpointMissingError, ReplayMismatchError, StoreError
+from engine.recipes.replay import ReplaySettings, ScheduleName
 from engine.replay.interpreter import Sweep, replay
-from engine.schedules.by_name import make_plan
+from engine.schedules.by_name import schedule_maker
 from engine.schedules.trees import Delete, Load, Reverse, Save, Tier, whole_run
 from engine.storage.background import BackgroundStates, announced
 from engine.storage.states import MemoryStates, RowStore
@@ -263,7 +264,11 @@ def test_the_metagradient_has_the_same_bits_as_in_memory(schedule, tmp_path):
 def test_a_sweep_stops_at_the_row_that_could_not_be_written():
     """The error reaches whoever called the sweep, with no metagradient to mistake for one."""
     routine = problems.routine("adamw", "weights")
-    actions = list(whole_run(routine.num_steps, make_plan("store-all")))
+    actions = list(
+        whole_run(
+            routine.num_steps, schedule_maker(ReplaySettings(schedule=ScheduleName.STORE_ALL))
+        )
+    )
     last_saved = max(action.step for action in actions if isinstance(action, Save))
     sweep = Sweep(state=routine.initial_state())
 

@@ -103,7 +103,7 @@ def test_settings_of_the_replay_are_obeyed(problem, recipe, replay, monkeypatch)
         monkeypatch.setattr(differentiate, name, call)
 
     watched("make_vjp")
-    watched("plan_of")
+    watched("schedule_maker")
 
     _, found, _ = pixel_gradient(asked, problem, canaries, inside, 7)
 
