@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.applications.looks import Look, together
+from engine.applications.shown_examples import ShownExample, together
 from engine.reports.page import as_html
 from engine.reports.sections import Drawing, Figure, Page, Section, Table
 from tests.measured_pages import DARK, NO_FAULTS, WIDTHS, faults, open_browser
@@ -86,7 +86,7 @@ def test_a_data_set_of_many_columns_with_long_names_is_read_everywhere(tmp_path)
         f"measurement_of_sensor_{n}_in_the_hall_behind_the_river": "0.1234" for n in range(120)
     }
     row = columns | {"label": "a customer who will probably leave before long"}
-    shown = together([Look(f"#{n}", row=row) for n in range(3)], ["+1e-3"] * 3)
+    shown = together([ShownExample(f"#{n}", row=row) for n in range(3)], ["+1e-3"] * 3)
 
     found = measured(tmp_path, drawn((10, 20, "one")), Section("Two", examples={"Kept": shown}))
 

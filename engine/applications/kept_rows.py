@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import CheckpointCorruptError, EngineError
 from engine.problems.bounded import parquet_columns
-from engine.reports.frames import read_csv
+from engine.reports.data_frames import read_csv
 
 if TYPE_CHECKING:  # whoever only shows runs loads no torch
     from torch import Tensor

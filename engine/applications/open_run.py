@@ -15,7 +15,7 @@ from engine.applications.kinds import read_finished
 from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
 from engine.reports.curves import Curve
-from engine.reports.frames import as_table
+from engine.reports.data_frames import as_table
 from engine.reports.page import REPORT
 from engine.reports.settings_rows import changed_rows
 from engine.reports.shown_figures import ShownFigure, figures_of

@@ -1,4 +1,4 @@
-"""Figures of a trained model: its mean loss, and the problem's metrics."""
+"""Scores of a trained model: its mean loss, and the metrics of the problem."""
 
 from collections.abc import Mapping
 from typing import Any

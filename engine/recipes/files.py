@@ -24,8 +24,8 @@ from engine.recipes.reading.yaml import (
     says_nothing,
     set_value,
 )
-from engine.recipes.where import RECIPES
-from engine.recipes.where import shipped_names as _names
+from engine.recipes.shipped_recipes import RECIPES
+from engine.recipes.shipped_recipes import shipped_names as _names
 from engine.secret_urls import redacted, refuse_secrets, refuse_secrets_in
 
 if TYPE_CHECKING:

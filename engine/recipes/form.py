@@ -17,7 +17,7 @@ from engine.errors import ConfigurationError
 from engine.recipes.files import Recipe, changed
 from engine.recipes.problem_functions import arguments_schema
 from engine.recipes.reading.yaml import refuse_repeated
-from engine.recipes.where import shipped_names
+from engine.recipes.shipped_recipes import shipped_names
 
 _Recipe = TypeVar("_Recipe", bound=Recipe)
 

@@ -12,7 +12,7 @@ from engine.errors import ReplayMismatchError
 from engine.numerics.environment import environment, likely_cause, machine
 from engine.numerics.fingerprint import difference, state_fingerprint
 from engine.replay.interpreter import Sweep
-from engine.replay.unmoved import refuse_written
+from engine.replay.written_parameters import refuse_written
 from engine.routine.routine import Routine
 from engine.schedules.trees import Action, Load, Reverse, Save, Trace
 from engine.types import Metaparams, State

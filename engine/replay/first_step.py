@@ -21,9 +21,9 @@ from engine.errors import (
 from engine.numerics.determinism import deterministic, filling
 from engine.recipes.replay import StepPath
 from engine.replay.interpreter import check_losses, path_difference
+from engine.replay.parameters_read import ParametersRead, find_reads, noting_reads, refuse_detached
 from engine.replay.plain_training import refuse_reader
 from engine.replay.seeding import seed_adjoint
-from engine.replay.use import Use, look_for_use, noting_use, refuse_detached
 from engine.routine.coupled_loss import coupled
 from engine.routine.outputs import parts_of
 from engine.routine.routine import Routine
@@ -79,23 +79,23 @@ def check_routine(
                     f"The optimizer keeps {name!r} as {row.dtype}, and the adjoint of an integer "
                     "does not exist. Derive counters from the step number, which update gets."
                 )
-        in_pieces, use = routine.piece is not None or routine.shards > 1, Use()
+        in_pieces, reads = routine.piece is not None or routine.shards > 1, ParametersRead()
         twice = twice or in_pieces
         if in_pieces or routine.compile:
-            look_for_use(routine, state["params"], use)
+            find_reads(routine, state["params"], reads)
         if twice:
-            _check_pure(routine, z, use)
+            _check_pure(routine, z, reads)
         _check_coupling(routine)
         value, cotangent = _check_output(routine, outputs[0], state)
         # The product is linear in the cotangent, so that of one output tells of the others.
         values = [value, *(_check_output(routine, each, state)[0] for each in outputs[1:])]
         with _any_failure_told():
             if twice:
-                refuse_detached(routine, use, state, outputs)
+                refuse_detached(routine, reads, state, outputs)
                 product = step_vjp(routine, state, z, 0, cotangent)
             else:
-                graph = _checked_graph(routine, state, z, use)
-                refuse_detached(routine, use, state, outputs)
+                graph = _checked_graph(routine, state, z, reads)
+                refuse_detached(routine, reads, state, outputs)
                 product = graph.pull(cotangent, every_node=True)
             if routine.first_step == 0:  # else this step is never reversed
                 refuse_nonfinite_product(routine, z, state, cotangent, product)
@@ -201,21 +201,23 @@ def _line_told(routine: Routine, z: Metaparams) -> Iterator[None]:
         raise UndifferentiableError(f"{words} It is called at {line}.") from cause
 
 
-def _checked_graph(routine: Routine, state: State, z: Metaparams, use: Use) -> StepGraph:
+def _checked_graph(
+    routine: Routine, state: State, z: Metaparams, reads: ParametersRead
+) -> StepGraph:
     """Return the graph of step 0, and refuse the step that it is made with as a plain one.
 
     Every node of it is run later, so that nothing need be differentiated twice once more.
     """
-    with noting_use(routine, use, state["params"]):
+    with noting_reads(routine, reads, state["params"]):
         graph = open_step(routine, state, z, 0)
         check_losses({0: graph.loss}, 0, 1)
         refuse_nonfinite_step(routine, z, 0, state, graph.following())
     return graph
 
 
-def _check_pure(routine: Routine, z: Metaparams, use: Use) -> None:
+def _check_pure(routine: Routine, z: Metaparams, reads: ParametersRead) -> None:
     state = routine.initial_state(z)
-    with noting_use(routine, use, state["params"]):
+    with noting_reads(routine, reads, state["params"]):
         first, loss = plain_step(routine, state, z, 0)
         check_losses({0: loss}, 0, 1)
         # Before the comparison: NaN is not equal to itself, and would be told as randomness.

@@ -18,7 +18,7 @@ from engine.progress.meter import Meter, listening
 from engine.recipes.replay import StepPath
 from engine.replay.per_step import PerStep
 from engine.replay.seeding import seed_adjoint
-from engine.replay.unmoved import Unmoved
+from engine.replay.written_parameters import ParameterWatch
 from engine.routine.routine import Routine
 from engine.schedules.trees import Action, Delete, Forward, Load, Reverse, Save, Seed, Tier, Trace
 from engine.step.nonfinite import refuse_nonfinite_adjoint, refuse_nonfinite_share
@@ -70,7 +70,7 @@ class Sweep:
     share_norms: PerStep = field(default_factory=PerStep)
     vjp: StepVjp = step_vjp
     graphs: dict[int, StepGraph] = field(default_factory=dict)
-    unmoved: Unmoved = field(default_factory=Unmoved)
+    unmoved: ParameterWatch = field(default_factory=ParameterWatch)
     paths_agree: bool = False
     watches: "Sequence[Callable[[Action, Sweep], None]]" = ()
     heard: Meter | None = field(default_factory=listening)

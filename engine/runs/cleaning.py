@@ -27,7 +27,7 @@ from engine.runs.inventory import (
     wholes_of,
     with_parts,
 )
-from engine.runs.life import stages_at_work
+from engine.runs.stages_at_work import stages_at_work
 from engine.runs.store_mark import check_mark, store_time
 from engine.storage.listing import File
 from engine.storage.location import store_errors

@@ -17,8 +17,8 @@ from engine.reports.units import number_in
 from engine.runs.endings import read_ending, read_outline
 from engine.runs.finished import FinishedRun
 from engine.runs.inventory import StageName, stages_of
-from engine.runs.life import stages_at_work
 from engine.runs.report import Report, compose
+from engine.runs.stages_at_work import stages_at_work
 from engine.runs.starts import end_of, forget_starts, own_start, read_starts, seconds_until_last
 from engine.stages.claims import Claim, claim, claim_url, read_claims
 from engine.stages.same_data import note_finished
@@ -64,14 +64,14 @@ def finish(store: str, record: _Record, report: Callable[[_Record], Report]) -> 
     )
     if repeated and before is not None and ended is not None:
         ended = ended.model_copy(update=tokens)
-        figures = {"started": before["started"], "seconds": before["seconds"], "ending": ended}
-        record = record.model_copy(update=figures)
+        kept = {"started": before["started"], "seconds": before["seconds"], "ending": ended}
+        record = record.model_copy(update=kept)
         write_record(url, {**before, "ending": ended.model_dump(mode="json")})
     else:
         others = [each.started for name, each in starts.items() if own is None or name != own.file]
         everything = {(each.stage, each.key) for each in [*claims, *asked]}
         made = [each for each in _stage_records(store, everything) if each.get("run") in runs]
-        record = record.model_copy(update=_figures(record, before, made, others, asked))
+        record = record.model_copy(update=_numbers(record, before, made, others, asked))
         # First the record, without the page of a run that goes on: one that cannot be drawn is
         # drawn by the next start, where none is.
         remove_file(join(folder, REPORT))
@@ -140,7 +140,7 @@ def _adopt(store: str, run: str, parts: Iterable[str]) -> list[Claim]:
     return found
 
 
-def _figures(
+def _numbers(
     record: FinishedRun,
     before: dict[str, Any] | None,
     made: list[dict[str, Any]],

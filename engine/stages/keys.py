@@ -39,7 +39,7 @@ APART = {
     "recipes/form.py": "shows recipes as forms, whose content is in a key by itself",
     "recipes/names.py": "names runs",
     "recipes/titles.py": "names runs for people",
-    "recipes/where.py": "says where recipes lie",
+    "recipes/shipped_recipes.py": "says where recipes lie",
     "recipes/reading/yaml.py": "reads recipes, whose content is in a key by itself",
     "stages/claims.py": "notes which stages a run uses",
     "stages/lease.py": "says who is at work on a stage",
@@ -69,7 +69,7 @@ APART = {
     "recipes/kinds.py": "finds what kinds of runs are made of",
     "applications/attribution/queries.py": "reports what stages made",
     "applications/attribution/query_scores.py": "reads what runs left",
-    "applications/looks.py": "shows examples to people",
+    "applications/shown_examples.py": "shows examples to people",
     "applications/smoothness/search.py": "chooses among what stages made",
 }
 """Files and folders of the engine that cannot change what a stage makes, and why they cannot.

@@ -42,9 +42,9 @@ from engine.errors import (
 from engine.extras import install
 from engine.secret_urls import redacted, refuse_secrets
 from engine.storage.objects import remove_all, remove_below
-from engine.storage.passing import is_passing
 from engine.storage.s3 import use_patient_session
 from engine.storage.safe_names import part as one_part
+from engine.storage.transient_errors import is_transient
 
 StoreUrl = Annotated[str, Field(min_length=1, pattern=r"\S")]
 """Where a store is: a path or any fsspec URL. Empty text would be the folder of the process."""
@@ -131,7 +131,7 @@ def filesystem(url: str, options: dict[str, Any] | None = None) -> tuple[Abstrac
         ) from error
     except Exception as error:  # some drivers connect at once, and raise what their library does
         reason = redacted(f"{type(error).__name__}: {error}".rstrip("."))
-        if is_passing(error):
+        if is_transient(error):
             raise StoreError(
                 f"{url} does not answer: {reason}. Start the same command again when it does."
             ) from error
@@ -264,7 +264,7 @@ def store_errors(url: str) -> Iterator[None]:
                 f"{type(error).__name__}: {redacted(str(error))}. What is committed stays. Mend "
                 "its permissions, and start the same command again."
             ) from error
-        if not is_passing(error):
+        if not is_transient(error):
             raise
         raise StoreError(
             f"The store {url} does not answer: {type(error).__name__}: {redacted(str(error))}. "

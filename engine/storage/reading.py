@@ -15,7 +15,7 @@ from fsspec import AbstractFileSystem
 from engine.errors import ConfigurationError, DataError, EngineError, StoreError
 from engine.secret_urls import redacted
 from engine.storage.location import filesystem, is_local
-from engine.storage.passing import is_passing
+from engine.storage.transient_errors import is_transient
 
 DRIVERS = {
     **dict.fromkeys(("http", "https"), "pip install aiohttp (it is in the extra http)"),
@@ -43,7 +43,7 @@ def data_errors(what: str, hint: str) -> Iterator[None]:
     except Exception as error:  # drivers raise whatever their client library does
         text = redacted(str(error)).strip().rstrip(".")
         reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
-        if is_passing(error):
+        if is_transient(error):
             raise StoreError(
                 f"{redacted(what)} cannot be read just now ({reason}). {hint} Or start the same "
                 "command again when it can."

@@ -98,7 +98,7 @@ def _join_words(environment: MutableMapping[str, str]) -> None:
 
 def complete_recipe(incomplete: str) -> Found:
     """Return the shipped recipes that begin so; for anything else the shell looks for files."""
-    from engine.recipes.where import shipped_names
+    from engine.recipes.shipped_recipes import shipped_names
 
     return [(name, "") for name in shipped_names() if name.startswith(incomplete)]
 
@@ -163,10 +163,14 @@ def _below(found: dict[str, dict[str, Any]], start: str) -> Iterable[tuple[str, 
 
 def _settings(recipe: str) -> dict[str, dict[str, Any]]:
     """Return value, meaning and words of each setting of a recipe, from the cache if there."""
-    from engine.recipes import where
+    from engine.recipes import shipped_recipes
 
-    path = where.RECIPES / f"{recipe}.yaml" if recipe in where.shipped_names() else Path(recipe)
-    sources = [path, *sorted(Path(where.__file__).parent.rglob("*.py")), _ARGUMENTS]
+    path = (
+        shipped_recipes.RECIPES / f"{recipe}.yaml"
+        if recipe in shipped_recipes.shipped_names()
+        else Path(recipe)
+    )
+    sources = [path, *sorted(Path(shipped_recipes.__file__).parent.rglob("*.py")), _ARGUMENTS]
     stamps = [(str(each), each.stat().st_mtime_ns, each.stat().st_size) for each in sources]
     digest = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
     cache = _cache_folder() / f"settings-{path.stem}.json"

@@ -4,7 +4,7 @@ import json
 
 from rich.table import Column, Table
 
-from engine.recipes.where import shipped_summaries
+from engine.recipes.shipped_recipes import shipped_summaries
 from flows.cli.terminal.screen import WIDE, Screen, say, tell
 
 _NEXT = (

@@ -7,7 +7,7 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from engine.errors import EngineError, StoreError
 from engine.recipes.descent import DescentRecipe
-from engine.storage.passing import is_passing
+from engine.storage import transient_errors
 
 
 def smaller_pieces(recipe: DescentRecipe) -> DescentRecipe | None:
@@ -32,4 +32,4 @@ def is_transient(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -
     if isinstance(error, EngineError):
         # Missing or damaged rows are StoreErrors too, and stay so: only plain ones are tried again.
         return type(error) is StoreError
-    return isinstance(error, Exception) and is_passing(error)
+    return isinstance(error, Exception) and transient_errors.is_transient(error)

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 import engine
 from engine.numerics.determinism import deterministic
 from engine.numerics.process import keep_freed_memory
-from engine.replay import first_step, later_steps, metagradient, seeding, use
+from engine.replay import first_step, later_steps, metagradient, parameters_read, seeding
 from engine.routine.module.held_module import HeldModule
 from engine.routine.routine import Routine
 from engine.step import nonfinite, pulls
@@ -51,7 +51,17 @@ from tests.bench.bench_witness import medians
 from tests.bench.record import write_record
 
 MODULES = (
-    *(first_step, later_steps, metagradient, nonfinite, seeding, use, witness, curvature, draws),
+    *(
+        first_step,
+        later_steps,
+        metagradient,
+        nonfinite,
+        seeding,
+        parameters_read,
+        witness,
+        curvature,
+        draws,
+    ),
     *(entries, finite_differences, in_place, jumps, moved_statistics, output_slope, outputs),
     *(precision, repeated, updates),
 )

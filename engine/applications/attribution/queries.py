@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from engine.applications.looks import candidate, held_out, together
+from engine.applications.shown_examples import candidate, held_out, together
 from engine.problems.splits import DataSet
 from engine.recipes.attribution import Queries
 from engine.reports.sections import Card, Section, Table

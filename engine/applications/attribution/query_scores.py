@@ -16,7 +16,7 @@ from engine.applications.attribution.record import (
 )
 from engine.applications.kept_rows import rows_of
 from engine.errors import CheckpointCorruptError, ConfigurationError
-from engine.reports.frames import as_table
+from engine.reports.data_frames import as_table
 from engine.runs.finished import FinishedRun
 from engine.shown.html import rows_html
 from engine.stages.commits import read_rows, rows_url

@@ -55,7 +55,7 @@ class Exported(Document):
     """Its size."""
 
     scores: dict[str, dict[str, float]]
-    """Split to the figures that the run reported of this model."""
+    """Split to the scores that the run reported of this model."""
 
 
 def export_model(

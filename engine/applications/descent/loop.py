@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.applications.descent.asked import Asked, asked_of
+from engine.applications.descent.notebook_descent import NotebookDescent, notebook_descent
 from engine.metaparameters.outer_updates import OuterState
 from engine.numerics.determinism import deterministic
 from engine.planning.expected import works_of_parts
@@ -45,7 +45,7 @@ class OuterStep:
         number: n; 0 is the set-up that the descent started from.
         value: z_n, with the shape of z.
         metagradient: d phi / d z at z_n, likewise; None at the last one, which is not left.
-        scores: Figures by split; ``loss`` is among them.
+        scores: Scores by split and name; ``loss`` is among the names.
         losses: Batch loss of each training step.
         seconds: Time that it took.
     """
@@ -181,29 +181,29 @@ def descend(
     """
     place = None if store is None else os.fspath(store)
     with shown(progress) as meter:
-        asked = asked_of(what, outputs, settings)
-        with deterministic(asked.threads, tf32=asked.tf32):
-            works = [] if progress is False else _works(asked, with_preflight=check)
-            course = Course("descent", works, False, asked.judge, asked.outer)
+        descent = notebook_descent(what, outputs, settings)
+        with deterministic(descent.threads, tf32=descent.tf32):
+            works = [] if progress is False else _works(descent, with_preflight=check)
+            course = Course("descent", works, False, descent.judge, descent.outer)
             board = Board(course, meter)
-            checks = _judged(asked, board) if check else None
-            return _Loop(asked, place, each, board, check=check).run(checks)
+            checks = _judged(descent, board) if check else None
+            return _Loop(descent, place, each, board, check=check).run(checks)
 
 
-def _works(asked: Asked, *, with_preflight: bool) -> list[Work]:
+def _works(descent: NotebookDescent, *, with_preflight: bool) -> list[Work]:
     """Return all that the descent will do."""
     lengths = [
-        (part.stop - part.start, part.start >= asked.routine.first_step) for part in asked.parts
+        (part.stop - part.start, part.start >= descent.routine.first_step) for part in descent.parts
     ]
-    num_outer = asked.outer.num_steps
-    return works_of_parts(lengths, asked.maker, num_outer, with_preflight=with_preflight)
+    num_outer = descent.outer.num_steps
+    return works_of_parts(lengths, descent.maker, num_outer, with_preflight=with_preflight)
 
 
-def _judged(asked: Asked, board: Board) -> CheckReport:
+def _judged(descent: NotebookDescent, board: Board) -> CheckReport:
     """Ask the preflight; a run that it refuses stops here, unless told not to."""
     with board.at_work("preflight", "preflight"):
-        found = checked(asked.routine, asked.output, asked.replay)
-    for sentence in found.gate(asked.preflight):
+        found = checked(descent.routine, descent.output, descent.replay)
+    for sentence in found.gate(descent.preflight):
         logger.warning("preflight, %s", sentence)
     return found
 
@@ -213,32 +213,32 @@ class _Loop:
 
     def __init__(
         self,
-        asked: Asked,
+        descent: NotebookDescent,
         store: str | None,
         each: Callable[[OuterStep], object] | None,
         board: Board,
         *,
         check: bool,
     ) -> None:
-        self._asked, self._each, self._board, self._check = asked, each, board, check
-        self._store = _store(asked, store)
+        self._descent, self._each, self._board, self._check = descent, each, board, check
+        self._store = _store(descent, store)
         self._borders: StateStore = MemoryStates()
         self._best: tuple[Routine, State] | None = None
 
     def run(self, checks: CheckReport | None) -> Descent:
         """Take all outer steps."""
-        asked, iterates = self._asked, list[OuterStep]()
-        kind, memory = asked.routine.metaparameter, OuterState()
+        descent, iterates = self._descent, list[OuterStep]()
+        kind, memory = descent.routine.metaparameter, OuterState()
         value = kind.value.reshape(-1)
-        for number in range(asked.outer.num_steps + 1):
+        for number in range(descent.outer.num_steps + 1):
             started = time.perf_counter()
-            routine = asked.routine.at(value)
+            routine = descent.routine.at(value)
             final, losses = self._train(routine, number)
             with self._board.at_work(f"evaluate[{number}]", "evaluate"):
-                scores = asked.score(routine, final)
+                scores = descent.score(routine, final)
             self._board.scored(number, scores)
             gradient = None
-            if number < asked.outer.num_steps:
+            if number < descent.outer.num_steps:
                 gradient = self._reverse(routine, final, number)
             iterates.append(
                 OuterStep(
@@ -257,15 +257,17 @@ class _Loop:
             if gradient is not None:
                 with self._board.at_work(f"update[{number}]", "update"):
                     value, memory = move_value(
-                        asked.outer, kind, value, gradient.reshape(-1), memory, number
+                        descent.outer, kind, value, gradient.reshape(-1), memory, number
                     )
         self._board.finish()
         assert self._best is not None  # there is at least one iterate
         chosen = self._chosen(iterates)
-        return Descent(iterates, chosen, asked.judge, *self._best, checks, asked.outer.choose_by)
+        return Descent(
+            iterates, chosen, descent.judge, *self._best, checks, descent.outer.choose_by
+        )
 
     def _chosen(self, iterates: list[OuterStep]) -> int:
-        outer, judge = self._asked.outer, self._asked.judge
+        outer, judge = self._descent.outer, self._descent.judge
         return outer.best([each.scores[judge][outer.choose_by] for each in iterates])
 
     def _keep_best(self, iterates: list[OuterStep], routine: Routine, final: State) -> None:
@@ -276,7 +278,7 @@ class _Loop:
         """Train all segments and keep the states at their borders."""
         state, losses = routine.initial_state(), list[float]()
         self._borders = _emptied(self._store)
-        for part in self._asked.parts:
+        for part in self._descent.parts:
             if part.start >= routine.first_step:
                 self._borders.save(part.start, state)
             with self._board.at_work(f"train[{number}] {part.start}-{part.stop}", "train"):
@@ -287,12 +289,12 @@ class _Loop:
 
     def _reverse(self, routine: Routine, final: State, number: int) -> Tensor:
         """Reverse the segments that z has a part in, last first."""
-        asked = self._asked
+        descent = self._descent
         with self._board.at_work(f"seed[{number}]", "seed"):
-            _, adjoint = seed_adjoint(routine, final, asked.output)
+            _, adjoint = seed_adjoint(routine, final, descent.output)
         after: tuple[State, Metaparams] = (adjoint, {})
         made_in = present(routine)
-        for part in reversed([each for each in asked.parts if each.start >= routine.first_step]):
+        for part in reversed([each for each in descent.parts if each.start >= routine.first_step]):
             later = None
             if self._check:
                 later = LaterSteps(routine, routine.point(), refuses=False)
@@ -303,11 +305,11 @@ class _Loop:
                     after,
                     first=partial(self._load, routine, part.start),
                     meet=partial(self._meet, routine, part, made_in),
-                    vjp=asked.vjp,
-                    maker=asked.maker,
+                    vjp=descent.vjp,
+                    maker=descent.maker,
                     later=later,
                 )
-            for sentence in heed_later(later.wrong if later else [], asked.preflight):
+            for sentence in heed_later(later.wrong if later else [], descent.preflight):
                 logger.warning("%s", sentence)
             after = sweep.adjoint, sweep.metagradient
         (gradient,) = after[1].values()
@@ -324,13 +326,13 @@ class _Loop:
         refuse_difference(routine, part.stop, self._load(routine, part.stop), again, made_in)
 
 
-def _store(asked: Asked, url: str | None) -> RowStore | None:
+def _store(descent: NotebookDescent, url: str | None) -> RowStore | None:
     """Return where states between segments lie, if that is not memory."""
     if url is None:
         return None
-    start = asked.routine.initial_state()
+    start = descent.routine.initial_state()
     layout = {name: (len(row), row.dtype) for name, row in start.items()}
-    return RowStore.create(url, layout, asked.routine.num_steps + 1, attributes={})
+    return RowStore.create(url, layout, descent.routine.num_steps + 1, attributes={})
 
 
 def _emptied(store: RowStore | None) -> StateStore:

@@ -25,7 +25,7 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class DecodedImage:
     """An image that was decoded once.
 
     Attributes:
@@ -70,16 +70,17 @@ class Found:
         """Pairs that were found, whole or broken."""
         return len(self.names) + sum(map(len, self.broken.values()))
 
-    def look(self, image: bytes, place: Place | None) -> Look:
+    def look(self, image: bytes, place: Place | None) -> DecodedImage:
         """Decode an image, to know now whether that will be possible later."""
         digest = hashlib.sha256(image).digest()
         try:
             picture = read_picture(image, self.settings.image_size, self.settings.max_pixels)
         except UnusableError as error:
-            return Look(None, digest, str(error))
-        return Look(picture.pixels if place is None else place, digest, "", picture.animated)
+            return DecodedImage(None, digest, str(error))
+        held = picture.pixels if place is None else place
+        return DecodedImage(held, digest, animated=picture.animated)
 
-    def add(self, name: str, look: Look, caption: str | bytes | None) -> None:
+    def add(self, name: str, look: DecodedImage, caption: str | bytes | None) -> None:
         """Take a pair, or count why not."""
         name = _writable(name)
         try:

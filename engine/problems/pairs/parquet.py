@@ -11,7 +11,7 @@ from engine.problems.bounded import check_groups
 from engine.problems.pairs.fetching import Fetching, NotFetchedError
 from engine.problems.pairs.found import Found
 from engine.problems.pairs.pictures import MAX_BYTES
-from engine.storage.passing import is_no_answer
+from engine.storage.transient_errors import is_transient_while_parsing
 
 _ROWS = 64
 """Rows that are in memory at a time."""
@@ -66,7 +66,7 @@ def _rows(stream: Any, path: str, columns: list[str]) -> Iterator[tuple[Any, Any
     except EngineError:
         raise
     except Exception as error:  # pyarrow raises OSErrors, ValueErrors and errors of its own
-        if is_no_answer(error):
+        if is_transient_while_parsing(error):
             raise
         raise DataError(
             f"{path} is not an intact Parquet file ({error}). Load it again, or take it away."

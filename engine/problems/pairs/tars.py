@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import DataError, EngineError
-from engine.problems.pairs.found import Found, Look, Place
+from engine.problems.pairs.found import DecodedImage, Found, Place
 from engine.problems.pairs.pictures import MAX_BYTES
-from engine.storage.passing import is_no_answer
+from engine.storage.transient_errors import is_transient_while_parsing
 
 IMAGES = frozenset(
     (
@@ -31,7 +31,7 @@ CAPTION = "txt"
 class _Sample:
     """The members of one key."""
 
-    images: list[Look] = field(default_factory=list)
+    images: list[DecodedImage] = field(default_factory=list)
     captions: list[bytes] = field(default_factory=list)
 
 
@@ -69,7 +69,9 @@ def read_tar(stream: Any, path: str, found: Found, *, keep: bool) -> None:  # no
             if ending == CAPTION:
                 sample.captions.append(b"" if content is None else content)
             elif content is None:
-                sample.images.append(Look(None, b"", "with an image that is stored too large"))
+                sample.images.append(
+                    DecodedImage(None, b"", "with an image that is stored too large")
+                )
             else:
                 place = None if keep else Place(path, member.offset_data, member.size)
                 sample.images.append(found.look(content, place))
@@ -146,7 +148,7 @@ def _damage_named(path: str) -> Iterator[None]:
     except EngineError:
         raise
     except Exception as error:  # tarfile raises what its parsing of numbers and names does
-        if is_no_answer(error):
+        if is_transient_while_parsing(error):
             raise
         reason = str(error).rstrip(".") or type(error).__name__
         raise DataError(

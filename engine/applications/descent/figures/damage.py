@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from engine.applications.comparisons.results import ChangedImage, Damage
 from engine.applications.descent.material import Material
-from engine.applications.looks import candidate, together
+from engine.applications.shown_examples import candidate, together
 from engine.problems.splits import DataSet
 from engine.reports.canvas import BLUE, GREY, ORANGE, legend, new_figure
 from engine.reports.pictures import changes

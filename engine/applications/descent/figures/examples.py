@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.applications.descent.material import Material
-from engine.applications.looks import candidate, together
+from engine.applications.shown_examples import candidate, together
 from engine.problems.splits import DataSet
 from engine.reports.sections import Card, Section, Table
 from engine.reports.units import write_small

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from engine.applications.descent.material import Material
-from engine.applications.looks import candidate, together
+from engine.applications.shown_examples import candidate, together
 from engine.metaparameters.charts import Bars
 from engine.recipes.metaparameters import GroupName
 from engine.reports.sections import Section

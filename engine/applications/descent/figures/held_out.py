@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from engine.applications.descent.material import Material
-from engine.applications.looks import held_out, together
+from engine.applications.shown_examples import held_out, together
 from engine.reports.sections import Card, Section, Table
 
 SHOWN = 6

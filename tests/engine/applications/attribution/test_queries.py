@@ -5,7 +5,7 @@ import re
 import torch
 
 from engine.applications.attribution.queries import SHOWN, STRONGEST, query_sections, strongest
-from engine.applications.looks import LONGEST, shown
+from engine.applications.shown_examples import LONGEST, shown
 from engine.problems.passage import Passage, Texts
 from engine.problems.splits import DataSet, Examples
 from engine.recipes.attribution import Queries, QuerySplit

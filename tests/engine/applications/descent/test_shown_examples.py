@@ -7,7 +7,7 @@ import torch
 
 from engine.applications.descent.figures import classes
 from engine.applications.descent.figures.examples import shown_examples
-from engine.applications.looks import candidate, together
+from engine.applications.shown_examples import candidate, together
 from engine.problems.pairs.splits import Pairs
 from engine.problems.splits import DataSet, Examples
 from tests.made_records import make_curves, make_material, make_record, render

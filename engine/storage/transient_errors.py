@@ -1,10 +1,10 @@
-"""Which errors of a filesystem's driver may pass by themselves, and which stay."""
+"""Which errors of a filesystem's driver are transient: the same call may succeed later."""
 
 import errno
 
 
-def is_passing(error: BaseException) -> bool:
-    """Say whether what a store's driver raised may pass by itself: it gave no answer just now."""
+def is_transient(error: BaseException) -> bool:
+    """Say whether an error of a store's driver is transient: the store did not answer this time."""
     if isinstance(error, OSError):
         return not isinstance(error, _LASTING) and error.errno not in _LASTING_NUMBERS
     # Clients of object stores raise these, which are no OSErrors; none of them need be installed.
@@ -17,7 +17,7 @@ _LASTING = (
     PermissionError,
 )
 _LASTING_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG}
-"""What is still there in a minute."""
+"""Errors that a second try would meet again."""
 
 _UNANSWERED = {
     "aiohttp.client_exceptions.ClientError",
@@ -27,10 +27,11 @@ _UNANSWERED = {
 }
 
 
-def is_no_answer(error: BaseException) -> bool:
-    """Say whether an error while a file was parsed came from its filesystem, and may pass.
+def is_transient_while_parsing(error: BaseException) -> bool:
+    """Say whether an error raised while a file was parsed is a transient one of its filesystem.
 
-    Parsers raise plain OSErrors too, and seek to where a damaged file sends them.
+    A parser of a damaged file raises plain OSErrors as well: it seeks to wherever the damaged
+    numbers point. Those are not transient.
     """
     damage = type(error) is OSError and error.errno in (None, errno.EINVAL, errno.EOVERFLOW)
-    return is_passing(error) and not damage
+    return is_transient(error) and not damage

@@ -23,7 +23,7 @@ from engine.witness.leaves import refuse_leaves
 
 
 @dataclass(eq=False)
-class Use:
+class ParametersRead:
     """What the first step reads.
 
     Attributes:
@@ -50,7 +50,7 @@ class Use:
 
 
 @contextmanager
-def noting_use(routine: Routine, use: Use, params: Tensor) -> Iterator[None]:
+def noting_reads(routine: Routine, reads: ParametersRead, params: Tensor) -> Iterator[None]:
     """Note what a first step inside the block reads, unless that is known.
 
     Raises:
@@ -58,12 +58,12 @@ def noting_use(routine: Routine, use: Use, params: Tensor) -> Iterator[None]:
             somebody else's.
     """
     unmoved = nothing_moves(routine.model, routine, params)  # nor by a first call alone
-    if use.without is not None:
+    if reads.without is not None:
         with unmoved:
             yield
         return
     try:
-        with unmoved, _noting_calls(routine.model, use.called), noting_used() as seen:
+        with unmoved, _noting_calls(routine.model, reads.called), noting_used() as seen:
             yield
     except WitnessError:
         raise
@@ -72,15 +72,15 @@ def noting_use(routine: Routine, use: Use, params: Tensor) -> Iterator[None]:
         raise
     names = [*routine.layout.shapes]
     found = seen.found or [False] * len(names)
-    use.without = [name for name, is_used in zip(names, found, strict=True) if not is_used]
-    if use.without:  # perhaps it reads others
+    reads.without = [name for name, is_used in zip(names, found, strict=True) if not is_used]
+    if reads.without:  # perhaps it reads others
         _refuse_foreign(routine, params)
 
 
-def look_for_use(routine: Routine, params: Tensor, use: Use) -> None:
+def find_reads(routine: Routine, params: Tensor, reads: ParametersRead) -> None:
     """Note what the first step reads, by a gradient that is made for that alone."""
     params = params.detach().requires_grad_()
-    with noting_use(routine, use, params), torch.enable_grad(), routine.binding.kept():
+    with noting_reads(routine, reads, params), torch.enable_grad(), routine.binding.kept():
         first = routine.first_piece(next(routine.terms(0)))
         loss = routine.term_loss(params, first, routine.point(), 0)
         if not loss.requires_grad:
@@ -104,7 +104,9 @@ def _refuse_foreign(routine: Routine, params: Tensor) -> None:
         )
 
 
-def refuse_detached(routine: Routine, use: Use, state: State, outputs: Sequence[Output]) -> None:
+def refuse_detached(
+    routine: Routine, reads: ParametersRead, state: State, outputs: Sequence[Output]
+) -> None:
     """Refuse a parameter that has no part in the gradient, where loss or output read its value.
 
     One that nobody reads, such as a pooling layer that a model brings along, may stay. Of one that
@@ -112,10 +114,10 @@ def refuse_detached(routine: Routine, use: Use, state: State, outputs: Sequence[
     output may read that of an expert which had nothing to do so far.
     """
     evaluated, first = routine.optimizer.evaluated, routine.first_piece(next(routine.terms(0)))
-    parts = [part for output in outputs for part in parts_of(output)] if use.without else []
+    parts = [part for output in outputs for part in parts_of(output)] if reads.without else []
 
-    cut = _cut_out(routine, state, use.without or [])
-    idle = [name for name in use.without or () if name in use.idle or name not in cut]
+    cut = _cut_out(routine, state, reads.without or [])
+    idle = [name for name in reads.without or () if name in reads.idle or name not in cut]
 
     def loss(params: Tensor) -> list[Tensor]:
         params = params.requires_grad_()  # a loss may take derivatives
@@ -128,7 +130,7 @@ def refuse_detached(routine: Routine, use: Use, state: State, outputs: Sequence[
 
     for read, row, names in (
         (loss, state["params"], cut),
-        (values, state[evaluated], [name for name in use.unused if name in cut]),
+        (values, state[evaluated], [name for name in reads.unused if name in cut]),
         (values, state[evaluated], idle),
     ):
         if not names:

@@ -1,4 +1,4 @@
-"""What a descent in a notebook is asked for: a problem, a recipe or a routine, as one thing."""
+"""A descent in a notebook, made from a problem, a recipe or a routine."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -27,21 +27,21 @@ from engine.step.by_name import make_vjp
 from engine.step.reference import StepVjp
 from engine.types import Output, State
 
-Figures = dict[str, dict[str, Any]]
-"""Split to its figures, ``loss`` among them."""
+Scores = dict[str, dict[str, Any]]
+"""Split to its scores by name, ``loss`` among them."""
 
 IN_MEMORY = "in-memory"
 """What the problem of a notebook is called in messages."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class NotebookDescent:
     """A descent that can begin.
 
     Attributes:
         routine: The run at z_0.
         output: phi.
-        score: Maps (run, s_T) to figures by split.
+        score: Maps (run, s_T) to scores by split.
         judge: The split that chooses the iterate.
         outer: How z moves.
         replay: How a run is reversed.
@@ -53,7 +53,7 @@ class Asked:
 
     routine: Routine
     output: Output
-    score: Callable[[Routine, State], Figures]
+    score: Callable[[Routine, State], Scores]
     judge: str
     outer: OuterRule
     replay: ReplaySettings
@@ -76,11 +76,11 @@ class Asked:
         )
 
 
-def asked_of(
+def notebook_descent(
     what: Any,  # noqa: ANN401 (whatever was handed in)
     outputs: Output | Mapping[str, Output] | None,
     settings: dict[str, Any],
-) -> Asked:
+) -> NotebookDescent:
     """Return the descent that the arguments of ``engine.descend`` stand for.
 
     Raises:
@@ -143,9 +143,9 @@ def _around(problem: Problem, settings: dict[str, Any]) -> tuple[DescentRecipe, 
     return recipe, built(recipe, problem)
 
 
-def _of_built(recipe: DescentRecipe, problem: BuiltProblem) -> Asked:
+def _of_built(recipe: DescentRecipe, problem: BuiltProblem) -> NotebookDescent:
     check_chosen_by(recipe, problem)
-    return Asked(
+    return NotebookDescent(
         routine=problem.routine,
         output=problem.output,
         score=lambda _, state: problem.scores(state),
@@ -163,7 +163,7 @@ def _of_routine(
     routine: Routine,
     outputs: Output | Mapping[str, Output] | None,
     settings: dict[str, Any],
-) -> Asked:
+) -> NotebookDescent:
     named = _named(outputs)
     known = ("outer", "replay", "preflight")
     unknown = [name for name in settings if name not in known]
@@ -195,7 +195,7 @@ def _of_routine(
         ) from None
     check_choice(outer, {"loss": 0.0})
     uses = (routine.num_steps - routine.first_step) * outer.num_steps
-    return Asked(
+    return NotebookDescent(
         routine=routine,
         output=named["objective"],
         score=lambda run, state: {

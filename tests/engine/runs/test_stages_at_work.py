@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from engine.runs import life
+from engine.runs import stages_at_work as module
 from engine.runs.inventory import stages_of
-from engine.runs.life import stages_at_work
+from engine.runs.stages_at_work import stages_at_work
 from engine.stages import lease
 from engine.stages.lease import Lease, acquire
 from engine.stages.owner import this_process
@@ -58,7 +58,7 @@ def test_dead_process_of_this_machine_is_not_at_work(tmp_path, monkeypatch):
     dead = {**this_process().model_dump(), "pid": 2**22 - 1}
     write(str(tmp_path), content(owner=dead))
 
-    monkeypatch.setattr(life.time, "sleep", lambda pause: pytest.fail("it was waited for"))
+    monkeypatch.setattr(module.time, "sleep", lambda pause: pytest.fail("it was waited for"))
 
     assert not at_work(str(tmp_path))
 

@@ -1,8 +1,8 @@
-"""How an example looks to people: as a picture, as a text, or as a row of a table.
+"""Examples as reports show them: a picture, a text, or a row of a table.
 
-Pairs show picture and caption, texts their passage, and tensors themselves. A problem of one's own
-may have a function ``show``; what that raises is shown in place of the example, because it says
-nothing about the run.
+A pair is shown as its picture and caption, a text as its passage, a tensor as a picture or as its
+numbers. A problem may bring a function ``show`` of its own. If that function fails, the report
+shows its error in place of the example, because the failure does not concern the run.
 """
 
 import io
@@ -34,8 +34,8 @@ _COLUMNS = 6
 
 
 @dataclass(frozen=True)
-class Look:
-    """An example as people see it.
+class ShownExample:
+    """An example as a report shows it.
 
     Attributes:
         name: What people call it, or its number.
@@ -50,7 +50,7 @@ class Look:
     row: Mapping[str, str] = field(default_factory=dict)
 
 
-def candidate(data: DataSet, place: int, number: int | None = None) -> Look:
+def candidate(data: DataSet, place: int, number: int | None = None) -> ShownExample:
     """Return a training candidate.
 
     Args:
@@ -63,7 +63,9 @@ def candidate(data: DataSet, place: int, number: int | None = None) -> Look:
     name = data.names[place] if data.names else f"#{known if number is None else number}"
     if isinstance(train, Pairs):
         pair = train.inputs[torch.tensor([place])][0]
-        return Look(train.names[place] if train.names else name, alone(pair), train.captions[place])
+        return ShownExample(
+            train.names[place] if train.names else name, alone(pair), train.captions[place]
+        )
     if data.show is None:
         return _with_truth(_plain(data, "train", place, name), data, place)
     shown = _own(data.show, place, name)
@@ -76,7 +78,7 @@ def candidate(data: DataSet, place: int, number: int | None = None) -> Look:
     return _with_truth(shown, data, place)
 
 
-def _with_truth(look: Look, data: DataSet, place: int) -> Look:
+def _with_truth(look: ShownExample, data: DataSet, place: int) -> ShownExample:
     """Return a look at a training candidate that says its true label, where that is known."""
     if data.true_labels is None:
         return look
@@ -89,7 +91,7 @@ def _with_truth(look: Look, data: DataSet, place: int) -> Look:
     return replace(look, text=f"{look.text}, truly {true}") if differs else look
 
 
-def held_out(data: DataSet, split: str, place: int, name: str) -> Look:
+def held_out(data: DataSet, split: str, place: int, name: str) -> ShownExample:
     """Return an example of a held-out split.
 
     Args:
@@ -105,12 +107,12 @@ def held_out(data: DataSet, split: str, place: int, name: str) -> Look:
     return _plain(data, split, place, called)
 
 
-def _plain(data: DataSet, split: str, place: int, name: str) -> Look:
+def _plain(data: DataSet, split: str, place: int, name: str) -> ShownExample:
     """Return an example of any split that nobody gave a look of its own."""
     examples = data.splits[split]
     if data.texts is not None:
         passage = data.texts.splits[split][place]
-        return Look(f"{passage.source}, line {passage.line}", text=shown(passage))
+        return ShownExample(f"{passage.source}, line {passage.line}", text=shown(passage))
     if isinstance(examples, OwnExamples):
         return _sample(examples.at(torch.tensor([place])), name)
     inputs, label = examples.inputs[place], examples.labels[place]
@@ -118,8 +120,10 @@ def _plain(data: DataSet, split: str, place: int, name: str) -> Look:
     if label.numel() == 1:
         said = data.classes[int(label)] if data.classes else _value(label)
     if inputs.ndim >= 2:
-        return Look(name, alone(inputs), said and f"label {said}")
-    return Look(name, row={**_numbers("input", inputs), **({"label": said} if said else {})})
+        return ShownExample(name, alone(inputs), said and f"label {said}")
+    return ShownExample(
+        name, row={**_numbers("input", inputs), **({"label": said} if said else {})}
+    )
 
 
 def shown(passage: Passage) -> str:
@@ -129,7 +133,7 @@ def shown(passage: Passage) -> str:
 
 
 def together(
-    looks: Sequence[Look],
+    looks: Sequence[ShownExample],
     notes: Sequence[str],
     *,
     wrong: Sequence[bool] = (),
@@ -173,29 +177,29 @@ def _shown_columns(names: list[str]) -> tuple[list[str], int]:
     return [*names[: _COLUMNS - 1], names[-1]], len(names) - _COLUMNS  # the last one is the label
 
 
-def _own(show: Callable[[int], Any], place: int, name: str) -> Look:
+def _own(show: Callable[[int], Any], place: int, name: str) -> ShownExample:
     """Return what a problem's own function shows: a picture, a text, or a row."""
     try:
         found: Any = show(place)
         if hasattr(found, "save"):  # as pictures of Pillow have
             stream = io.BytesIO()
             found.save(stream, format="PNG")
-            return Look(name, as_source(stream.getvalue()))
+            return ShownExample(name, as_source(stream.getvalue()))
         if isinstance(found, Mapping):
             row = {str(key): "missing" if v is None else _cut(str(v)) for key, v in found.items()}
-            return Look(name, row=row)
-        return Look(name, text=_cut(found if isinstance(found, str) else repr(found)))
+            return ShownExample(name, row=row)
+        return ShownExample(name, text=_cut(found if isinstance(found, str) else repr(found)))
     except Exception as error:  # a user's code
-        return Look(name, text=_cut(f"It cannot be shown ({type(error).__name__}: {error})."))
+        return _failed(name, error)
 
 
-def _sample(one: Examples, name: str) -> Look:
+def _sample(one: Examples, name: str) -> ShownExample:
     """Return an example of columns or of a data set by index, as a row of what it has."""
     try:
         batch: Any = one.batches(torch.device("cpu"))
         sample = batch[torch.tensor([0])] if not isinstance(batch, tuple | dict) else batch
     except Exception as error:  # a user's code
-        return Look(name, text=_cut(f"It cannot be shown ({type(error).__name__}: {error})."))
+        return _failed(name, error)
     image, row = "", {}
     for key, leaf in _columns(sample):
         value = leaf[0] if isinstance(leaf, Tensor) and leaf.ndim else leaf
@@ -206,8 +210,14 @@ def _sample(one: Examples, name: str) -> Look:
         elif isinstance(value, str | Real):
             row[key] = _cut(str(value))
     if image:
-        return Look(name, image, _cut(", ".join(f"{key} {value}" for key, value in row.items())))
-    return Look(name, row=row)
+        return ShownExample(
+            name, image, _cut(", ".join(f"{key} {value}" for key, value in row.items()))
+        )
+    return ShownExample(name, row=row)
+
+
+def _failed(name: str, error: Exception) -> ShownExample:
+    return ShownExample(name, text=_cut(f"It cannot be shown ({type(error).__name__}: {error})."))
 
 
 def _columns(sample: Any) -> list[tuple[str, Any]]:  # noqa: ANN401 (a batch of anybody's)

@@ -17,7 +17,7 @@ from engine.step.step import plain_step
 from engine.types import Metaparams, State
 
 
-class Unmoved:
+class ParameterWatch:
     """Watches the parameters of steps that are reversed.
 
     Cost:

@@ -6,7 +6,7 @@ from torch import nn
 
 from engine import ExampleWeights, Routine, sgd
 from engine.numerics.determinism import deterministic
-from engine.replay.use import Use, look_for_use, noting_use
+from engine.replay.parameters_read import ParametersRead, find_reads, noting_reads
 from engine.step.step import open_step, plain_step
 
 
@@ -38,18 +38,18 @@ def routine():
     )
 
 
-def by_gradient(routine, state, use):
-    look_for_use(routine, state["params"], use)
+def by_gradient(routine, state, reads):
+    find_reads(routine, state["params"], reads)
 
 
-def by_step(routine, state, use):
-    with noting_use(routine, use, state["params"]):
+def by_step(routine, state, reads):
+    with noting_reads(routine, reads, state["params"]):
         plain_step(routine, state, routine.point(), 0)
 
 
-def by_graph(routine, state, use):
+def by_graph(routine, state, reads):
     """The second derivative runs the same nodes, and is no use of a parameter."""
-    with noting_use(routine, use, state["params"]):
+    with noting_reads(routine, reads, state["params"]):
         graph = open_step(routine, state, routine.point(), 0)
     graph.pull({name: torch.ones_like(row) for name, row in state.items()})
 
@@ -57,9 +57,9 @@ def by_graph(routine, state, use):
 @pytest.mark.parametrize("look", [by_gradient, by_step, by_graph])
 def test_a_step_says_what_its_loss_reads(routine, look):
     """Parameters of a layer that was called and left out are another fault than idle ones."""
-    use = Use()
+    reads = ParametersRead()
     with deterministic():
-        look(routine, routine.initial_state(), use)
+        look(routine, routine.initial_state(), reads)
 
-    assert use.unused == ["spare.weight", "spare.bias"]
-    assert use.idle == ["idle.weight", "idle.bias"]
+    assert reads.unused == ["spare.weight", "spare.bias"]
+    assert reads.idle == ["idle.weight", "idle.bias"]
