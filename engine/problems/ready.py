@@ -95,10 +95,10 @@ def table(
         model: Settings of a shipped model, or a class of your own, my_file.py:Net, which is called
             with those of input_shape, num_inputs and num_outputs that it takes.
     """
-    from engine.problems.tables.problem import Wanted, table_problem
+    from engine.problems.tables.problem import TableColumns, table_problem
 
     urls = {"train": url, "objective": objective, "validation": validation, "test": test}
-    wanted = Wanted(label, features, names, target, groups)
+    wanted = TableColumns(label, features, names, target, groups)
     return table_problem(urls, wanted, held_out, seed, model)
 
 

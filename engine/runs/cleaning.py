@@ -11,7 +11,7 @@ With ``intermediate`` the rest of it goes: states and adjoints that only a repet
 run would use, and would make again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
 from engine.errors import ConfigurationError
@@ -61,22 +61,8 @@ def _plan(store: str, rules: CleanRules, found: Inventory, now: float) -> CleanP
     for name in (with_parts(found.runs, working) & going.keys()) - set(rules.runs):
         del going[name]
     needed = _needed(store, found, rules, going, working.keys())
-    claims: dict[str, dict[str, str]] = {}
-    for run in found.runs:
-        tokens = {label(each.stage, each.key): each.token for each in run.claims}
-        for name in run.uses | tokens.keys():
-            claims.setdefault(name, {})[run.name] = tokens.get(name, "")
     before = now - rules.grace_seconds
-    victims = [
-        Victim(stage, _reason(claims.get(label(*name), {}), going), claims.get(label(*name), {}))
-        for name, stage in found.stages.items()
-        # What nobody claims and is new may be claimed in a moment.
-        if label(*name) not in needed and (label(*name) in claims or stage.modified <= before)
-    ]
-    # Of those that only runs claim which go, it has been asked already.
-    asked = [each for each in victims if not each.claims or each.claims.keys() - going.keys()]
-    alive = stages_at_work(store, [each.stage for each in asked])
-    victims = [each for each in victims if each.stage.name not in alive]
+    victims = _victims(store, found, going, needed, before)
     gone = {label(*victim.stage.name) for victim in victims}
     left = {label(*name) for name in found.stages} - gone
     orphans = {
@@ -86,22 +72,46 @@ def _plan(store: str, rules: CleanRules, found: Inventory, now: float) -> CleanP
     }
     doomed = [run for run in found.runs if run.name in going]
     sources = _sources(found, going, before)
-    freed = [
-        *(_freed("run", run.name, run.files, going[run.name], [run.name]) for run in doomed),
-        *(
-            _freed("stage", each.name, each.stage.files, each.reason, sorted(each.claims))
-            for each in victims
-        ),
-        *(_freed("result", name, [file], "its stage is gone") for name, file in orphans.items()),
-        *(
-            _freed(
-                "source", name, found.code[name], _reason(dict.fromkeys(users, ""), going), users
-            )
-            for name, users in sources.items()
-        ),
-    ]
+    freed = [_freed("run", run.name, run.files, going[run.name], [run.name]) for run in doomed]
+    for each in victims:
+        users = sorted(each.claims)
+        freed.append(_freed("stage", each.name, each.stage.files, each.reason, users))
+    for name, file in orphans.items():
+        freed.append(_freed("result", name, [file], "its stage is gone"))
+    for name, users in sources.items():
+        reason = _reason(dict.fromkeys(users, ""), going)
+        freed.append(_freed("source", name, found.code[name], reason, users))
     gone_sources = {name: found.code[name] for name in sources}
     return CleanPlan(_report(store, found, freed, going), victims, orphans, doomed, gone_sources)
+
+
+def _victims(
+    store: str, found: Inventory, going: dict[str, str], needed: Collection[str], before: float
+) -> list[Victim]:
+    """Return the stages that nobody needs, and at which nobody is at work.
+
+    Args:
+        store: fsspec URL of the store.
+        found: All of it.
+        going: Runs that are freed, and why.
+        needed: Stages that runs which stay need.
+        before: A stage without a claim stays if it was changed after this time: a run may be about
+            to claim it.
+    """
+    claims: dict[str, dict[str, str]] = {}
+    for run in found.runs:
+        tokens = {label(each.stage, each.key): each.token for each in run.claims}
+        for name in run.uses | tokens.keys():
+            claims.setdefault(name, {})[run.name] = tokens.get(name, "")
+    victims = [
+        Victim(stage, _reason(claims.get(label(*name), {}), going), claims.get(label(*name), {}))
+        for name, stage in found.stages.items()
+        if label(*name) not in needed and (label(*name) in claims or stage.modified <= before)
+    ]
+    # ``_at_work`` has looked at the stages that only runs which go have claimed.
+    unknown = [each for each in victims if not each.claims or each.claims.keys() - going.keys()]
+    alive = stages_at_work(store, [each.stage for each in unknown])
+    return [each for each in victims if each.stage.name not in alive]
 
 
 def _sources(found: Inventory, going: Iterable[str], before: float) -> dict[str, list[str]]:

@@ -128,20 +128,14 @@ def pull_update(  # noqa: PLR0913 (the parts of a step)
         together=together,
     )
     given = {**inputs, _GRADIENT: gradient}
-    for row, pulled in zip(rows, map(list, found_of), strict=True):
-        for at, name in enumerate(given):
-            if pulled[at] is not None:
-                continue
-            if _reads(lambda moved: routine.update(*_parted(moved), z, step, used), given, name):
-                raise UndifferentiableError(
-                    f"The update of optimizer {routine.optimizer.name!r} does not depend on "
-                    f"{name!r} at step {step}, so the adjoint would lose it. Write the update "
-                    "without detach(), .data, in-place changes or no_grad()."
-                )
-            pulled[at] = torch.zeros_like(given[name])  # as of a moment that a first step ignores
-        found = zip(z, pulled[len(sources) :], strict=True)
-        shares = {name: tensor for name, tensor in found if tensor is not None}
-        known = [tensor for tensor in pulled[: len(sources)] if tensor is not None]  # all of them
+    for row, pulled in zip(rows, found_of, strict=True):
+        known: list[Tensor] = []
+        for (name, source), found in zip(given.items(), pulled, strict=False):
+            if found is None:
+                _refuse_lost(routine, given, name, z, step, used)
+            known.append(torch.zeros_like(source) if found is None else found)
+        of_z = zip(z, pulled[len(sources) :], strict=True)
+        shares = {name: tensor for name, tensor in of_z if tensor is not None}
         adjoint = dict(zip(inputs, known, strict=False))
         products.append(Product(adjoint, known[-1], shares, row.get(BUFFERS)))
     return products
@@ -149,6 +143,27 @@ def pull_update(  # noqa: PLR0913 (the parts of a step)
 
 _GRADIENT = "the gradient"
 """What an update is given besides the state, for people."""
+
+
+def _refuse_lost(
+    routine: Routine,
+    given: Mapping[str, Tensor],
+    name: str,
+    z: Metaparams,
+    step: int,
+    used: Tensor | None,
+) -> None:
+    """Refuse an update that reads ``name``, of which autograd found no derivative.
+
+    Without a derivative nothing is lost if the update does not read it, as a first step does with
+    a moment that begins at zero.
+    """
+    if _reads(lambda moved: routine.update(*_parted(moved), z, step, used), given, name):
+        raise UndifferentiableError(
+            f"The update of optimizer {routine.optimizer.name!r} does not depend on {name!r} at "
+            f"step {step}, so the adjoint would lose it. Write the update without detach(), .data, "
+            "in-place changes or no_grad()."
+        )
 
 
 def _parted(given: Mapping[str, Tensor]) -> tuple[State, Tensor]:

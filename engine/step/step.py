@@ -11,7 +11,7 @@ may differ in the last digits from that of the step without one. ``Routine.path`
 the two defines the run.
 """
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -27,6 +27,7 @@ from engine.routine.routine import Routine
 from engine.step.gradient import add_injected, batch_in_order, is_active, term_gradient
 from engine.step.products import (
     PARAMS,
+    Product,
     entering,
     join,
     joined,
@@ -152,7 +153,7 @@ class StepGraph:
         ``together`` pulls all of them in one pass, and ``every_node`` asks nodes that lead nowhere
         whether they can be run; see ``engine.step.pulls``.
         """
-        routine, step, z, leaves = self.routine, self.step, self.z, self.leaves
+        routine, step, leaves = self.routine, self.step, self.leaves
         with named_refusals(step), routine.binding.kept():
             routine.binding.put(self.held)
             before = without_buffers(self.state)
@@ -186,18 +187,24 @@ class StepGraph:
                 every_node=every_node,
             )
             del self.gradient, self.moved  # frees their graph before the next term makes one
-            for term in routine.injected_terms(step):
-                with routine.reading(self.statistics):
-                    share, _ = term_gradient(
-                        routine, self.params, term, leaves, step, create_graph=True
-                    )
-                # At z = 0 an injected term has no second derivative in the parameters.
-                wanted = inputs if is_active(term, z) else leaves
-                pull_gradient(share, wanted, products, step, together=together)
+            self._pull_injected(inputs, products, together=together)
         for product in products:  # what a step puts there anew depends on nothing that was there
             for name, row in self.statistics.items():
                 product.adjoint.setdefault(name, torch.zeros_like(row))
         return joined(products, leaves, step, to_state=to_state)
+
+    def _pull_injected(
+        self, inputs: Metaparams, products: Sequence[Product], *, together: bool
+    ) -> None:
+        """Pull each product's direction through the gradients of what the step injects."""
+        for term in self.routine.injected_terms(self.step):
+            with self.routine.reading(self.statistics):
+                share, _ = term_gradient(
+                    self.routine, self.params, term, self.leaves, self.step, create_graph=True
+                )
+            # At z = 0 an injected term has no second derivative in the parameters.
+            wanted = inputs if is_active(term, self.z) else self.leaves
+            pull_gradient(share, wanted, products, self.step, together=together)
 
 
 def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepGraph:

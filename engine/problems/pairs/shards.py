@@ -65,25 +65,11 @@ def read_files(setting: str, url: str, settings: ContrastiveSettings, *, keep: b
     protocol = url.split("://")[0] if "://" in url else ""
     for name in listing.others:
         found.pass_over(name, "files that are neither tar nor Parquet")
-    for path, kind in listing.shards.items():
+    fetching = Fetching(settings.fetch_images, protocol)
+    for path in listing.shards:
         before = found.seen + sum(map(len, found.passed.values()))
         with data_errors(f"{path}, under {setting}={url},", "Load it again, or take it away."):
-            if not keep and kind != TAR:
-                raise DataError(
-                    f"{path} is {kind}, from which single images cannot be read, but "
-                    "arguments.contrastive.in_memory is false. Use tar shards that are not "
-                    "compressed, or "
-                    "arguments.contrastive.in_memory=true."
-                )
-            if kind == PARQUET:
-                with listing.file_system.open(path, "rb") as stream:
-                    read_parquet(stream, path, found, Fetching(settings.fetch_images, protocol))
-            elif kind == TAR:
-                with listing.file_system.open(path, "rb") as stream:
-                    read_tar(stream, path, found, keep=keep)
-            else:
-                content = unpacked(listing.file_system.cat_file(path), path)
-                read_tar(io.BytesIO(content), path, found, keep=keep)
+            _read_shard(listing, path, found, fetching, keep=keep)
         if found.seen + sum(map(len, found.passed.values())) == before:
             raise DataError(
                 f"{path}, under {setting}={url}, holds no image and no caption. An empty shard is "
@@ -91,6 +77,28 @@ def read_files(setting: str, url: str, settings: ContrastiveSettings, *, keep: b
             )
     found.check(setting, url)
     return found
+
+
+def _read_shard(
+    listing: Listing, path: str, found: Found, fetching: Fetching, *, keep: bool
+) -> None:
+    """Read the pairs of one file, by what it is."""
+    kind, file_system = listing.shards[path], listing.file_system
+    if not keep and kind != TAR:
+        raise DataError(
+            f"{path} is {kind}, from which single images cannot be read, but "
+            "arguments.contrastive.in_memory is false. Use tar shards that are not compressed, or "
+            "arguments.contrastive.in_memory=true."
+        )
+    if kind not in (PARQUET, TAR):  # a compressed archive
+        content = unpacked(file_system.cat_file(path), path)
+        read_tar(io.BytesIO(content), path, found, keep=keep)
+        return
+    with file_system.open(path, "rb") as stream:
+        if kind == PARQUET:
+            read_parquet(stream, path, found, fetching)
+        else:
+            read_tar(stream, path, found, keep=keep)
 
 
 def list_files(setting: str, url: str) -> Listing:

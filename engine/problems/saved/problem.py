@@ -30,7 +30,7 @@ from engine.problems.scores import class_scores
 from engine.problems.splits import Examples
 from engine.problems.tables.groups import check_groups, groups_of
 from engine.problems.tables.labels import refuse_one_class
-from engine.problems.tables.problem import Wanted, rows_problem
+from engine.problems.tables.problem import TableColumns, rows_problem
 from engine.problems.texts.instructions import passages_problem
 from engine.problems.texts.learner import Models
 from engine.problems.user_models import model_maker
@@ -178,7 +178,7 @@ def _numbers(splits: dict[str, Rows], asked: Asked, model: ModelSettings | str) 
             found |= _spread(each, plain(table, each), name)
         columns[name] = found | {label: plain(table, label)}
     features = tuple(name for name in columns["train"] if name != label)
-    return rows_problem(columns, Wanted(label, features, None), model)
+    return rows_problem(columns, TableColumns(label, features, None), model)
 
 
 def _spread(name: str, values: list[Any], split: str) -> dict[str, list[Any]]:

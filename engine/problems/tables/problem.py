@@ -31,7 +31,7 @@ _INDEX = re.compile(r"__index_level_\d+__")
 """How pandas calls the columns of Parquet that hold a table's index."""
 
 
-class Wanted(NamedTuple):
+class TableColumns(NamedTuple):
     """Columns of a table by what they are."""
 
     label: str
@@ -52,7 +52,7 @@ class Wanted(NamedTuple):
 
 def table_problem(
     urls: dict[str, str | None],
-    wanted: Wanted,
+    wanted: TableColumns,
     held_out: float,
     seed: int,
     model: ModelSettings | str,
@@ -107,7 +107,7 @@ def _and(what: str, *names: str | None) -> str:
 
 def rows_problem(
     tables: dict[str, dict[str, list[Any]]],
-    wanted: Wanted,
+    wanted: TableColumns,
     model: ModelSettings | str,
     notes: tuple[str, ...] = (),
 ) -> Problem:
@@ -119,9 +119,40 @@ def rows_problem(
         model: See ``engine.problems.user_models.model_maker``.
         notes: What people should know of the rows.
     """
-    label, features, names, target, grouped = wanted
-    train = tables["train"]
-    read = features or tuple(name for name in train if name not in (label, names, *grouped))
+    label, target, train = wanted.label, wanted.target, tables["train"]
+    columns = [fitted(name, train[name]) for name in _features(train, wanted)]
+    if target is Target.AUTO:
+        target = guessed([value for rows in tables.values() for value in rows[label]], label)
+    classes, spread = labels(train[label], label, target)
+    splits = {
+        name: Examples(
+            _inputs(rows, columns, name), targets(rows[label], label, classes, spread, name)
+        )
+        for name, rows in tables.items()
+    }
+    inputs = splits["train"].inputs
+    groups, unknown = groups_of({name: train[name] for name in wanted.groups})
+    if classes:
+        groups |= {label: [class_name(each) for each in train[label]]}
+    learned = _classifying(classes) if classes else _predicting(spread[1])
+    return Problem(
+        model=model_maker(model, (inputs.shape[1],), max(len(classes), 1)),
+        bounds=(inputs.amin(0), inputs.amax(0)),
+        groups=groups,
+        notes=(
+            *(*notes, *unknown),
+            *(*_numbers_among_words(columns), *_unknown_words(tables, columns)),
+        ),
+        **splits,
+        **_shown(tables, wanted, columns),
+        **learned,
+    )
+
+
+def _features(train: dict[str, list[Any]], wanted: TableColumns) -> tuple[str, ...]:
+    """Return the names of the columns that the model reads."""
+    label, names, grouped = wanted.label, wanted.names, wanted.groups
+    read = wanted.features or tuple(name for name in train if name not in (label, names, *grouped))
     if not read:
         raise DataError(
             f"The table has no column besides the label {label!r}{_and('the names', names)}"
@@ -129,47 +160,34 @@ def rows_problem(
             "features.",
             settings=("arguments.features", "arguments.label"),
         )
-    columns = [fitted(name, train[name]) for name in read]
-    if target is Target.AUTO:
-        target = guessed([value for rows in tables.values() for value in rows[label]], label)
-    classes, spread = labels(train[label], label, target)
-    dtype = torch.get_default_dtype()
-    splits = {
-        name: Examples(
-            torch.from_numpy(
-                np.hstack([each.numbers(rows[each.name], name) for each in columns])
-            ).to(dtype),
-            targets(rows[label], label, classes, spread, name),
-        )
-        for name, rows in tables.items()
-    }
-    inputs = splits["train"].inputs
-    width = inputs.shape[1]
+    return read
+
+
+def _inputs(rows: dict[str, list[Any]], columns: list[Column], split: str) -> Tensor:
+    """Return what the model reads of a split, shape (rows, numbers)."""
+    numbers = np.hstack([each.numbers(rows[each.name], split) for each in columns])
+    return torch.from_numpy(numbers).to(torch.get_default_dtype())
+
+
+def _shown(
+    tables: dict[str, dict[str, list[Any]]], wanted: TableColumns, columns: list[Column]
+) -> dict[str, Any]:
+    """Return the parts of a problem that say how its rows are called and shown."""
+    label, names = wanted.label, wanted.names
     called = {name: _called(rows[names]) if names else [] for name, rows in tables.items()}
-    groups, unknown = groups_of({name: train[name] for name in grouped})
 
     def show(split: str, place: int) -> dict[str, Any]:
-        beside = [each for each in grouped if each != label and each in tables[split]]
-        return {name: tables[split][name][place] for name in (*read, *beside, label)}
+        rows = tables[split]
+        beside = [name for name in wanted.groups if name != label and name in rows]
+        return {n: rows[n][place] for n in (*(each.name for each in columns), *beside, label)}
 
-    shared: dict[str, Any] = {
-        **splits,
+    return {
         "names": called.pop("train") or None,
         "show": lambda place: show("train", place),
         "held_out_names": {name: each for name, each in called.items() if each},
         "show_held_out": show,
         "show_inputs": lambda row: _told(row, columns),
-        "bounds": (inputs.amin(0), inputs.amax(0)),
-        "notes": (
-            *(*notes, *unknown),
-            *(*_numbers_among_words(columns), *_unknown_words(tables, columns)),
-        ),
     }
-    if classes:
-        groups |= {label: [class_name(each) for each in train[label]]}
-    learned = _classifying(classes) if classes else _predicting(spread[1])
-    shared["groups"] = groups
-    return Problem(model=model_maker(model, (width,), max(len(classes), 1)), **shared, **learned)
 
 
 def _classifying(classes: tuple[str, ...]) -> dict[str, Any]:
@@ -210,7 +228,7 @@ def _numbers_among_words(columns: Sequence[Column]) -> list[str]:
     return said
 
 
-def _index(train: dict[str, list[Any]], wanted: Wanted) -> list[str]:
+def _index(train: dict[str, list[Any]], wanted: TableColumns) -> list[str]:
     """Return the columns that pandas has written to number the rows, which say nothing of them."""
     asked = (wanted.label, wanted.names, *wanted.groups)
     rows = list(range(len(next(iter(train.values()), []))))
