@@ -1,8 +1,8 @@
-"""Trains many runs that differ only in z or in the seed as few runs with a leading axis.
+"""Train many runs that differ only in z or in the seed as one batched run.
 
-A step of a small model is mostly the cost of starting its kernels, which does not grow with the
-number of runs. The sums of a batched kernel run in another order, so states agree with those of
-the runs one by one to rounding and not bit for bit; whoever needs the bits asks for the loop.
+A step of a small model takes mostly the time of starting its kernels, and a batched run starts each
+of them once. Its sums are taken in another order, so its states equal those of single runs to
+rounding, not bit for bit. Use ``together="loop"`` where the bits are needed.
 """
 
 import logging
@@ -42,8 +42,8 @@ _FEWEST = 4
 """Runs that go through a step together, however large their model is."""
 
 _NOT_CARRIED = (RuntimeError, NotImplementedError, ValueError)
-"""What ``torch.func.vmap`` raises where it cannot carry code; an error of the code itself comes
-again without it."""
+"""What ``torch.func.vmap`` raises for code that it cannot batch. An error of the code itself is
+raised again when the runs are trained one by one."""
 
 _Run = tuple[Routine, Metaparams]
 
@@ -55,13 +55,13 @@ class Together(StrEnum):
     """How many runs are trained."""
 
     AUTO = "auto"
-    """As one batched run where that agrees with the loop and is measured to be faster."""
+    """As one batched run, if its first step agrees with the loop and is measured to be faster."""
 
     BATCHED = "batched"
     """As one batched run; what cannot be batched is refused."""
 
     LOOP = "loop"
-    """One after the other, with the bits that each has by itself."""
+    """One after the other; each has the bits of a run by itself."""
 
 
 @skipping_idle
@@ -108,9 +108,9 @@ def train_each(
     seeds: Sequence[int] | None = None,
     together: Together | str = Together.AUTO,
 ) -> list[State | None]:
-    """Train as ``train_many``; None in the place of each run whose loss is infinite or NaN.
+    """Train as ``train_many`` does, with None for each run whose loss becomes infinite or NaN.
 
-    A run that diverges costs the others nothing: no number of theirs depends on it.
+    The other runs do not depend on a run that diverges.
     """
     with deterministic():
         found = _trained(routine, points, seeds, Together(together))
@@ -122,8 +122,8 @@ def evaluate_each(
 ) -> Tensor:
     """Return an output of each of several states, shape (states,), without a graph.
 
-    Batched ones are compared with a single one, and where ``torch.func.vmap`` cannot carry the
-    output, or the numbers differ, they are evaluated one by one.
+    A batched evaluation is compared with that of a single state. If ``torch.func.vmap`` cannot
+    batch the output, or the numbers differ, the states are evaluated one by one.
     """
 
     def one(state: State) -> Tensor:
@@ -334,10 +334,11 @@ def _views(routine: Routine, params: Tensor) -> dict[str, Tensor]:
 
 
 def at_once(routine: Routine) -> int:
-    """Return how many runs go through a step together: a count, because a clock would decide bits.
+    """Return how many runs go through a step together.
 
-    Many enough that starting kernels costs little, few enough that what a step writes and reads
-    again stays in a processor's cache, or in a GPU's memory.
+    The number follows from sizes alone: a measured one would change the last digits from call to
+    call. It is large enough that starting kernels costs little, and small enough that what a step
+    writes and reads again stays in a processor's cache, or in a GPU's memory.
     """
     kind = routine.device.type if routine.device.type in AT_ONCE_BYTES else "cuda"
     size = routine.layout.size * routine.layout.dtype.itemsize

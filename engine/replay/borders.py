@@ -1,9 +1,9 @@
-"""Self-verifying replay: states made again by the reverse sweep are compared with the first ones.
+"""Self-verifying replay: replayed states are compared, bit by bit, with those of the first pass.
 
-A schedule replays up to the step before a saved state, never to that state itself. Here one step
-more is taken there, or taken from the graph that was kept of it, and what it makes is compared, bit
-by bit, with what was saved. A replay that drifts cannot go unseen past the next border. Where
-nothing is replayed (store-all) there is nothing to compare.
+A schedule replays up to the step before a saved state, never to that state itself. At these places,
+which are called borders, one more step is taken (or the graph that was kept of it is used), and its
+result is compared with the saved state. So a replay that differs from the training is found at the
+next border at the latest. With store-all nothing is replayed and nothing compared.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,8 +23,8 @@ Fingerprints = dict[str, str]
 class _Meetings:
     """Finds the steps whose end is a saved state that a replay leads to, on step numbers alone.
 
-    Saved is what the first pass saves, and what it starts from. That pass ends where the first
-    step is reversed.
+    The states considered are those that the first pass saves, and the one that it starts from. The
+    first pass ends where the first step is reversed.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class _Meetings:
         return step in self._traced
 
     def meets(self, action: Action) -> bool:
-        """Say whether ``action``, the next one, reverses such a step."""
+        """Say whether ``action``, which comes next, reverses a step that ends at such a state."""
         match action:
             case Load(step, _):
                 self._loaded = step
@@ -65,7 +65,8 @@ class _Meetings:
 def count_borders(actions: Iterable[Action], stop: int | None = None) -> int:
     """Count the plain steps that comparing replayed with stored states adds to a schedule.
 
-    One for each saved state that a replay leads to, unless the graph of the step before was kept.
+    It is one step for each saved state that a replay leads to, unless the graph of the step before
+    that state was kept.
 
     Args:
         actions: The schedule.
@@ -82,7 +83,7 @@ def count_borders(actions: Iterable[Action], stop: int | None = None) -> int:
 class Borders:
     """Compares each state that the first pass saves with what the replay makes there.
 
-    Told of every action of a schedule before it is carried out.
+    It is given every action of a schedule before the action is carried out.
 
     Args:
         routine: The run.
@@ -123,13 +124,13 @@ class Borders:
 class SegmentBorders:
     """Compares the borders inside a segment, and hands the state at its end to a comparison.
 
-    The state at the end was made by another stage, perhaps on another machine.
+    The state at the end comes from another stage, perhaps from another machine.
 
     Args:
         routine: The run.
         z: Metaparameters.
         stop: Step after the segment's last one.
-        compare: Is given s_stop of the replay, when the step before it is reversed.
+        compare: Called with s_stop of the replay, when the step before it is reversed.
 
     Cost:
         That of ``Borders``, likewise for the end, and of ``compare``.
@@ -174,10 +175,10 @@ def refuse_difference(
 
 
 def present(routine: Routine) -> dict[str, object]:
-    """Describe where the routine would run now."""
+    """Describe the environment in which the routine runs now."""
     return {**environment(str(routine.device)), **machine()}
 
 
 def differs(state: State, fingerprints: Fingerprints) -> bool:
-    """Say whether a state has other bits than those of the fingerprints; only these leave a GPU."""
+    """Say whether the bits of a state differ from fingerprints; only fingerprints leave a GPU."""
     return state_fingerprint(state) != fingerprints

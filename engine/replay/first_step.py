@@ -1,6 +1,6 @@
 """Checks of a routine that take one training step, made before any run.
 
-Each finds a cause of a wrong metagradient that would still look like a number.
+Each check finds a cause that would make a metagradient wrong without making it look wrong.
 """
 
 from collections.abc import Iterator, Sequence
@@ -64,10 +64,9 @@ def check_routine(
             not finite.
 
     Cost:
-        A product, and each output with its gradient; for ``twice``, pieces, shards and compiled
-        steps a gradient that is differentiated once more, and two plain steps. What the loss reads
-        is told by the first of these steps; pieces, shards and compiled steps take a gradient for
-        it.
+        One product of a step, and each output with its gradient. With ``twice``, pieces, shards or
+        compiled steps, also a gradient that is differentiated once more, and two plain steps.
+        Pieces, shards and compiled steps take one more gradient, which shows what the loss reads.
     """
     _check_point(routine, z)
     told = _line_told(routine, z)
@@ -105,7 +104,7 @@ def check_routine(
 
 
 def check_unroll(routine: Routine, unroll: int) -> None:
-    """Refuse to keep graphs where they would lead away from the states that training makes.
+    """Refuse kept graphs (``unroll``) if a step with its graph does not make the bits of the run.
 
     Raises:
         ConfigurationError: If graphs are kept of a batch in shards, or step 0 with its graph makes

@@ -1,7 +1,7 @@
 """The interpreter of schedules: trains, saves, replays and reverses as the actions say.
 
-One ``match`` carries out every schedule. What a state is saved in (memory, a zarr store) and which
-step is saved when are decided elsewhere.
+One ``match`` statement carries out every schedule. Where a state is kept (in memory or in a zarr
+store) and which states are saved when is decided elsewhere.
 """
 
 import math
@@ -33,7 +33,7 @@ from engine.witness.agreement import least_size, value_limit
 
 @dataclass
 class Sweep:
-    """Where a run stands while a schedule is carried out, and what it leaves.
+    """The progress of a run while a schedule is carried out, and its results.
 
     Attributes:
         state: The working state.
@@ -44,7 +44,7 @@ class Sweep:
         output: phi(s_T), a scalar, once it is seeded.
         final: s_T, once the adjoint is seeded there.
         losses: Batch loss of each step trained, by step; replayed steps say the same again.
-        losses_again: The same, as the products of the steps found them, where they did.
+        losses_again: Batch losses that the products of the steps computed, by step, where they did.
         adjoint_norms: Norm of lambda_t, by t.
         layer_norms: Norm of each parameter tensor's part of lambda_t, by t, in the layout's order.
         share_norms: Norm of each metaparameter's share of step t, by t, in the routine's order; 0
@@ -53,9 +53,10 @@ class Sweep:
         graphs: Steps that were run with their graphs and are not reversed yet, by step.
         unmoved: Refuses steps that write into their parameters.
         paths_agree: Whether a step with its graph was seen to make the bits of a plain step.
-        watches: Are told of every action before it is carried out; see
-            ``engine.replay.borders`` and ``engine.replay.later_steps``.
-        heard: Where each step is noted, if anybody listens; see ``engine.progress.meter``.
+        watches: Called with every action before it is carried out; see ``engine.replay.borders``
+            and ``engine.replay.later_steps``.
+        heard: The meter that each step is noted on, if progress is shown; see
+            ``engine.progress.meter``.
     """
 
     state: State = field(default_factory=dict)
@@ -102,7 +103,7 @@ def replay(
     """Carry out a schedule.
 
     Args:
-        actions: The schedule. It runs on the CPU side and is consumed a few actions ahead.
+        actions: The schedule. It is consumed a few actions ahead of the step that is computed.
         routine: The run.
         z: Metaparameters, on the routine's device.
         tiers: The states saved so far, in each tier that the schedule names.
@@ -179,7 +180,7 @@ def _refuse_open_graphs(sweep: Sweep, action: Action) -> None:
 
 
 def path_difference(routine: Routine, state: State, z: Metaparams, step: int) -> str:
-    """Say how a step with its graph leaves the run's own path; empty if the bits are the same.
+    """Say how a step with its graph differs from the run's own step; empty if the bits are equal.
 
     Cost:
         Two plain steps.

@@ -1,8 +1,9 @@
 """The second derivative of later steps beside a finite difference.
 
-A loss may cut something out of the graph from some point on: for examples that are learned by then,
-or once it is small. Before the training nobody can know, so some states of the run are looked at as
-they come by: those of the last two steps, whose batches are others, and two on the way there.
+A loss may begin to cut something out of the graph late in a run, for example for examples that are
+learned by then. No check before the training can see that. So four states of the run itself are
+checked when the reverse sweep comes to them: those of the last two steps, whose batches differ, and
+two between them and the start.
 """
 
 import torch
@@ -23,17 +24,18 @@ from engine.witness.moved_statistics import refuse_cut_statistics
 class LaterSteps:
     """Refuses a loss whose second derivative is wrong at a later step.
 
-    Told of every action of a schedule before it is carried out. A schedule that reverses a part of
-    the run is looked at only where one of the steps is in it.
+    It is given every action of a schedule before the action is carried out. A schedule that
+    reverses a part of the run is checked only if one of the four steps is in that part.
 
     Args:
         routine: The run.
         z: Metaparameters.
-        refuses: Whether what is wrong is refused at once, or only kept in ``wrong``, as a stage
-            wants, whose result is the same whatever follows from it.
+        refuses: Whether a wrong derivative raises an error at once. A stage only keeps it in
+            ``wrong``, because the result of a stage does not depend on what is done about it.
 
     Attributes:
-        unseen: Steps at which nothing could be compared, as where finite differences do not settle.
+        unseen: Steps at which no comparison was possible, for example because finite differences of
+            several distances disagreed.
         wrong: What is wrong, in words.
 
     Cost:
@@ -74,7 +76,7 @@ class LaterSteps:
 
     @property
     def note(self) -> str:
-        """Say what was compared at the start only; empty if nothing."""
+        """Say which steps could not be compared; empty if all were."""
         steps = ", ".join(map(str, sorted(self.unseen)))
         return steps and (
             f"In step {steps} no finite difference settles, so the second derivative of the loss "

@@ -1,4 +1,4 @@
-"""The one call that a notebook needs."""
+"""The public calls: train a run and differentiate outputs of the trained model through it."""
 
 import logging
 import os
@@ -56,7 +56,7 @@ class Metagradient:
         losses: Batch loss of each step, shape (T,).
         adjoint_norms: Norm of lambda_t, by t, for the steps that were reversed; with several
             outputs, that of all their adjoints together.
-        witness: What a step that the module took by itself said of the run's.
+        witness: How the run's step compares with one that the module took without the engine.
     """
 
     gradient: Metaparams
@@ -165,7 +165,7 @@ def metagradients(
 ) -> list[Metagradient]:
     """Train a routine once and differentiate several outputs in one reverse sweep.
 
-    The bits of each are those of its own ``metagradient`` in the default mode.
+    In the default mode each metagradient has the bits that ``metagradient`` gives for its output.
 
     Args:
         routine: The run, with at least one metaparameter.
@@ -207,8 +207,8 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
     """Carry out ``metagradients`` with settings that were checked already, e.g. a recipe's.
 
     The run is reversed as one segment, whatever ``steps_per_segment`` says. There is no witness by
-    default, because the preflight of a recipe has asked one; ``later`` then looks at what no
-    preflight can see. ``twice`` is that of ``check_routine``; by default no witness says.
+    default, because the preflight of a recipe includes it; ``later`` checks what no preflight can
+    see. ``twice`` is handed to ``check_routine``; by default it is true where there is no witness.
     """
     outputs = outputs_from(outputs)
     point = point_from(routine, z)
@@ -258,8 +258,8 @@ def tried(
 ) -> tuple[Witness, FirstCalls]:
     """Make the checks of one step that come before any training.
 
-    The step is run twice and compared with itself once: by the witness, if there is one, whose own
-    step of the engine is then one of the two.
+    One step is run twice and compared with itself. If there is a witness, the step of the engine
+    that it looks at is one of the two.
 
     Args:
         routine: The run.
@@ -275,7 +275,7 @@ def tried(
         EngineError: If anything is refused.
 
     Cost:
-        Some ten plain steps; what a witness adds to them is in ``tests/bench/results/``.
+        About ten plain steps; ``tests/bench/results/`` has what a witness adds to that.
     """
     refuse_misfit(routine, z)
     with asked_rightly(routine, outputs):

@@ -1,7 +1,7 @@
 """The parts of an outer step: train, reverse, move.
 
-The stages of a pipeline and the loop in a notebook both call these, so that they make the same
-bits. What lies between the parts, a store or memory, is theirs.
+The stages of the pipeline and the loop in a notebook call the same functions, so both make the same
+bits. They differ only in where they keep things between the parts: in a store or in memory.
 """
 
 from collections.abc import Callable
@@ -61,10 +61,10 @@ def reverse_steps(  # noqa: PLR0913 (what a sweep is made of)
         steps: [t, t').
         after: lambda_t', and the metagradient of the steps from t' on; empty if there are none.
         first: Loads s_t.
-        meet: Is given s_t' as the replay makes it, to compare it with what was trained.
+        meet: Called with s_t' of the replay, to compare it with the state that was trained.
         vjp: How a step is reversed.
         maker: Makes the schedule of the replay.
-        later: Looks at the second derivative of some of the steps, which no preflight can see.
+        later: Checks the second derivative of some later steps, which no preflight can see.
         trajectory: URL of the states, if they were replayed ahead.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Which parameters the loss of the first step reads, told by the first step that is run anyway.
+"""Which parameters the loss of the first step reads, noted while that step is run.
 
-One that has no part in the gradient, and whose value is read, is cut out of the graph.
+A parameter whose value is read and that has no part in the gradient was cut out of the graph.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,10 +41,10 @@ class ParametersRead:
 
     @property
     def idle(self) -> list[str]:
-        """Those of other modules.
+        """Parameters that have no part in the loss, of modules that were not called.
 
-        Another one may be that of an expert that had nothing to do: its gradient is zero in this
-        step, and need not be in others.
+        One may belong to an expert that got no example: its gradient is zero in this step, and need
+            not be in others.
         """
         return [name for name in self.without or () if name.rpartition(".")[0] not in self.called]
 
@@ -109,9 +109,10 @@ def refuse_detached(
 ) -> None:
     """Refuse a parameter that has no part in the gradient, where loss or output read its value.
 
-    One that nobody reads, such as a pooling layer that a model brings along, may stay. Of one that
-    is read, the optimizer's decay would move what the user's own training leaves as it is. An
-    output may read that of an expert which had nothing to do so far.
+    A parameter that nothing reads, such as a pooling layer that a model brings along, may stay. A
+    parameter that is read may not: the optimizer's decay would move it here, and leaves it as it is
+    in the user's own training. An output may read a parameter of an expert that got no example so
+    far.
     """
     evaluated, first = routine.optimizer.evaluated, routine.first_piece(next(routine.terms(0)))
     parts = [part for output in outputs for part in parts_of(output)] if reads.without else []

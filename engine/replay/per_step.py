@@ -9,8 +9,8 @@ from torch import Tensor
 class PerStep(MutableMapping[int, Tensor]):
     """A number for each step, or a few of them, kept in few tensors on their device.
 
-    A tensor for each number would pin pages all over the heap, so that the memory of a long run
-    grows with T; and reading a number when it is made would stall a GPU at every step.
+    One tensor for each number would fragment the heap, so that the memory of a long run would grow
+    with T; and reading a number as soon as it is made would stall a GPU at every step.
     """
 
     _BLOCK = 1024

@@ -28,11 +28,11 @@ def train(routine: Routine, z: Metaparams | None = None, first: FirstCalls | Non
     Args:
         routine: The run.
         z: Metaparameters; the routine's own by default.
-        first: What the loss said before the training, where that was asked.
+        first: The loss of step 0 from before the training, if it was computed there.
 
     Raises:
         NonFiniteError: If a loss is infinite or NaN; names the step.
-        WitnessError: If step 0 has another loss than the first call of it had.
+        WitnessError: If the loss of step 0 differs from that of its first call.
     """
     point = point_from(routine, z)
     state, losses, heard = routine.initial_state(point), PerStep(), listening()
@@ -72,7 +72,7 @@ def evaluate(routine: Routine, state: State, output: Output) -> Tensor:
 
 
 def refuse_reader(routine: Routine, output: Output, state: State) -> None:
-    """Refuse an output that reads a buffer which moves in training, outside the state.
+    """Refuse an output that reads a buffer which training changes and which is in no state.
 
     Raises:
         WitnessError: With the buffer's name.

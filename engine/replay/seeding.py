@@ -30,7 +30,8 @@ def seed_adjoint(
         routine: The run.
         state: s_T.
         output: phi.
-        look: Is given what each part of the output is, with its graph, before it is differentiated.
+        look: Called with the value of each part of the output, with its graph, before the part is
+            differentiated.
 
     Returns:
         phi(s_T), a scalar, and lambda_T, zero for the optimizer's moments.

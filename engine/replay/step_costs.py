@@ -1,7 +1,7 @@
 """What the parts of a run cost on this machine: seconds and bytes of one step, measured.
 
-A few steps are run at s_0, with the code that the run uses, and a state is written and read back;
-nothing is trained and nothing is left behind.
+A few steps are run at s_0 with the code of the run itself, and one state is written and read back.
+Nothing is trained, and the store is left as it was.
 """
 
 import statistics
@@ -45,7 +45,7 @@ class StepCosts:
         product: The product of a step, its graph included.
         traced: A step with its graph.
         pulled: The product of a step whose graph is there.
-        injected: What the steps with injected losses take more, all together.
+        injected: Additional time of all steps with injected losses together.
         seed: The output and its adjoint.
         copied: A state saved in the device's memory and loaded.
         moved: A state moved to host memory; and back, the same.

@@ -1,7 +1,7 @@
 """What a reverse sweep costs with a schedule, and which schedules are worth a try.
 
-It knows steps, seconds and bytes, and no recipe: the planner of runs and a call in a notebook count
-alike.
+This module knows steps, seconds and bytes, and no recipe, so that the planner of runs and a call in
+a notebook count in the same way.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Forward passes that write into the parameters that they are given, at whatever step.
+"""Forward passes that write into the parameters that they are given are refused at any step.
 
-A weight that is clipped in place, or a norm that is bounded, moves nothing until it is too large.
-The first steps say nothing of it then, and the derivative of the step knows nothing of it either.
+A forward pass that clips a weight in place changes nothing until the weight is too large. So the
+first steps do not show it, and the derivative of a step does not contain it.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class ParameterWatch:
         """Watch the parameters of s_step inside the block.
 
         Raises:
-            WitnessError: If they are others at its end; on a GPU not before ``refuse_moved``.
+            WitnessError: If they have changed at its end; on a GPU ``refuse_moved`` raises it.
         """
         params = state["params"]
         if params.device.type == "cpu":

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _EPOCHS_KEPT = 4
 
 _LARGE, _MANY = 2**20, 64
-"""A batch of more examples than the first, and of more epochs than the second, is a slip."""
+"""A batch with more examples than the first number and more epochs than the second is refused as a
+mistake."""
 
 
 class Order:
@@ -91,7 +92,7 @@ class Order:
 
 @dataclass(frozen=True, eq=False)
 class GivenOrder:
-    """An order that was handed in: a curriculum, or what a sampler gave.
+    """An order that the user gave: a curriculum, or the batches of a sampler.
 
     Attributes:
         of_step: Maps a step to the indices of its examples.
@@ -189,7 +190,7 @@ def given_order(given: Any, num_steps: int, batch_size: int, num_examples: int) 
         num_examples: n.
 
     Raises:
-        ConfigurationError: If it is nothing of the kind, or has batches for fewer steps.
+        ConfigurationError: If it is none of these, or has batches for fewer steps.
         DataError: If a batch of it is not one.
     """
     if isinstance(given, GivenOrder):

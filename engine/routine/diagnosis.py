@@ -1,4 +1,4 @@
-"""Raw errors of the user's own code, told as what they are: which function, on what, and why."""
+"""Errors of the user's own code as one message: which function failed, on what, and why."""
 
 import sysconfig
 import traceback
@@ -33,8 +33,8 @@ def _explained(explain: Callable[[Exception], None]) -> Iterator[None]:
 def asked_rightly(routine: Routine, outputs: Sequence[Output]) -> AbstractContextManager[None]:
     """Turn errors of the loss, the output or the examples inside the block into one message.
 
-    Nothing is tried unless something has failed. Then the parts are tried one by one, so that an
-    error of the engine's own is not taken for one of theirs.
+    Only after a failure are the user's functions called one by one, so that an error of the engine
+    is not blamed on them.
 
     Raises:
         ConfigurationError: Names the part that failed, its line, and what helps.

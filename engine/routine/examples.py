@@ -1,4 +1,4 @@
-"""What examples may be: columns of any kind, or samples by index, as one thing that makes batches.
+"""The forms in which examples may be given, each turned into one object that makes batches.
 
 Columns (tensors, arrays, lists of numbers, in a tuple, a dict or a named tuple) are taken rows at a
 time. A data set that gives one sample for an index is asked sample by sample, and torch's default
@@ -32,7 +32,10 @@ _MOST_COLUMNS = 8
 
 
 class Batches:
-    """A maker of batches of the engine's own: a data set of somebody's may have any attribute."""
+    """A maker of batches of the engine's own.
+
+    It is known by its class, because a data set of a user's may have any attribute.
+    """
 
     def first(self, number: int) -> "Batches":
         """Return the first examples, for twins of a run."""

@@ -1,9 +1,10 @@
-"""Parameters that a step's loss leaves out, as a router does with an expert that gets nothing.
+"""Parameters that the loss of a step leaves out, such as those of an expert that gets no example.
 
-Torch gives such a parameter no gradient, and its optimizers skip it: no decay, no momentum, and a
-count of its own steps that stands still. In a flat vector its gradient is a row of zeros, like that
-of a parameter which was used and had none. So the split of the vector is asked what came back to
-it, and where parameters are used at some steps and left out at others, the optimizer is told.
+Torch gives such a parameter no gradient, and its optimizers skip it: no decay, no momentum, and its
+own count of steps stands still. In a flat vector its gradient is zero, like that of a parameter
+that was used and happens to have a gradient of zero. So the backward pass notes which parts of the
+vector a gradient came back to, and where a parameter is used at some steps and left out at others,
+the optimizer is given that.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,8 +56,8 @@ class Used:
 
     Attributes:
         found: One truth value a tensor; None until a gradient was made.
-        is_open: Whether what comes back still counts: a second derivative's does not.
-        around: Who notes it besides, in a block around this one.
+        is_open: Whether gradients still count; those of a second derivative do not.
+        around: The ``Used`` of an enclosing block, which notes the same.
     """
 
     found: list[bool] | None = None
@@ -81,7 +82,7 @@ _NOTING: ContextVar[Used | None] = ContextVar("_NOTING", default=None)
 class noting_used:
     """Note which parameters the gradients made inside the block are of.
 
-    Every step enters one, and a generator costs twice as much.
+    It is a class and not a generator, which takes twice as long, because every step enters one.
     """
 
     def __enter__(self) -> Used:
@@ -95,7 +96,7 @@ class noting_used:
 
 
 def watch(parts: Mapping[str, Tensor]) -> None:
-    """Let the split of a flat vector into ``parts`` say what comes back, if anybody notes it."""
+    """Note which of the ``parts`` of a flat vector get a gradient, if a block asks for that."""
     used = _NOTING.get()
     if used is None:
         return
@@ -125,7 +126,7 @@ def _skipping(routine: "Routine") -> "Routine":
 def skipping_never_used(routine: "Routine") -> "Routine | None":
     """Return a run that leaves what no step has used so far as it is, if this one moved it.
 
-    For calls that have carried out all steps, whose state is asked for by somebody who may read it.
+    For calls that have carried out all steps and hand the final state to somebody who may read it.
     """
     known: _Known | None = routine.programs.get(_KNOWN)
     if routine.skip_idle is not None or known is None or not known.left_out:
@@ -250,7 +251,7 @@ def _updated(routine: "Routine", state: State, gradient: Tensor) -> State:
 def leaving_out(update: Callable[..., State]) -> Callable[..., State]:
     """Return an update that leaves numbers as they are where it is told so by ``USED``.
 
-    Whoever makes one optimizer of another hands both names on, and is marked by ``hands_on``.
+    An optimizer that is made of another one hands both names on, and is marked by ``hands_on``.
     """
     if getattr(update, "hands_on", False):
         return update

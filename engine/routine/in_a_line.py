@@ -1,4 +1,4 @@
-"""A routine in one line, and as a table: what trains, on what, how long, and what moves."""
+"""A routine described in one line, and as a table: model, examples, steps and metaparameters."""
 
 import math
 from typing import TYPE_CHECKING

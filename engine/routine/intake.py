@@ -1,6 +1,7 @@
-"""What people hand to a routine, taken as it was meant, or refused with what to hand in.
+"""Converts what people hand to a routine, or refuses it and says what to hand in instead.
 
-Numbers of numpy and torch are numbers, arrays are tensors. What has two meanings is not guessed.
+Numbers of numpy and torch count as numbers, and arrays as tensors. What could mean two things is
+refused, not guessed.
 """
 
 import operator

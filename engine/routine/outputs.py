@@ -97,7 +97,7 @@ class MeanLoss:
 def parts_of(output: Output) -> Iterator[Callable[..., Tensor]]:
     """Yield functions of (model, state) whose sum is an output: the chunks of a mean, or itself.
 
-    What an output of somebody else calls ``parts`` is that one's own.
+    Only the engine's own outputs are asked for ``parts``: on any other, the name may mean anything.
     """
     if isinstance(output, MeanLoss):
         yield from output.parts()

@@ -1,7 +1,7 @@
 """Vectors of the state that a problem keeps for itself: teachers, codebooks, hidden states.
 
-They are one more flat vector of the state: stored, replayed and differentiated as the others. The
-loss may read them, a pure function moves them, and nothing else does.
+They are one more flat vector of the state, stored, replayed and differentiated like the others. The
+loss may read them, and only a pure function of the problem moves them.
 """
 
 import inspect

@@ -65,7 +65,8 @@ class Routine(HeldModule):
         seed: Seeds order, dropout and augmentation.
         metaparameters: z by name.
         augment: Optional; maps (batch, generator) to a batch, drawing from the generator only.
-        compile: Compile the gradient of a batch, in both sweeps; the last digits become others.
+        compile: Compile the gradient of a batch, in both sweeps; its last digits differ from the
+            eager one's.
         path: Which kernels define the run's states, see ``engine.recipes.replay.StepPath``.
         piece: Examples of a coupled loss that are embedded at a time, in both sweeps; all by
             default. It bounds the memory. Sums run in another order, so the last digits change.

@@ -225,7 +225,7 @@ def refuse_parted_buffers(routine: "Routine") -> None:
 
 
 def refuse_bad_examples(examples: object) -> None:
-    """Refuse columns of several lengths, and numbers that are none.
+    """Refuse columns of several lengths, and numbers that are NaN or infinite.
 
     Raises:
         DataError: With what is wrong.

@@ -1,10 +1,10 @@
 """The product of a step with the cotangents of K outputs in one pass.
 
-The reference pulls them through one graph one after the other. Where each operation of the graph
-has a batching rule, one pass with one more axis does the same with fewer and larger kernels. Its
-sums run in another order, so it agrees with the reference to rounding: the first two products of
-steps that the same metaparameters enter are compared, and where they differ, or torch has no rule,
-the reference takes over with a warning.
+The reference pulls the K cotangents through one graph, one after the other. If every operation of
+the graph has a batching rule, one pass with one more axis does the same with fewer and larger
+kernels. Its sums are taken in another order, so it agrees with the reference to rounding. For each
+set of metaparameters that enters a step, the first two products are compared with the reference. If
+they differ, or torch lacks a rule, the reference takes over with a warning.
 """
 
 import logging
@@ -23,12 +23,12 @@ _COMPARED = 2  # a batch that was built in would agree once
 
 
 class BatchedPull:
-    """A ``GraphPull`` that pulls several cotangents at once; one alone goes the reference's way.
+    """A ``GraphPull`` that pulls several cotangents at once.
 
-    Runs with a state of their own go that way too.
+    A single cotangent, and runs with a state of their own, are left to the reference.
 
     Attributes:
-        is_refused: Whether it goes the reference's way from now on.
+        is_refused: Whether the reference has taken over for good.
 
     Cost:
         One step with its graph and K products as one; the memory of K. Measured in

@@ -1,7 +1,7 @@
 """Ways to reverse a step, by name.
 
-All compute the product that ``engine.step.reference.step_vjp`` computes, to rounding. Each is tried
-beside it at the first step that it reverses, and what does not agree is not used.
+All compute the product of ``engine.step.reference.step_vjp``, to rounding. Each is compared with it
+at the first step that it reverses, and is not used if the two disagree.
 """
 
 from functools import partial

@@ -1,15 +1,15 @@
 """Functions of named tensors as graphs of torch's operations, and programs compiled of them.
 
-Torch's Dynamo reads a function once, and notes what its graph depends on besides tensors (guards):
-attributes of modules, closures, globals, modes. Each call looks at these, and where one has changed
-the function is read again. Here it reads the loss and the update alone, plain forward code; what
-differentiates them is the engine's own, which needs no guards, and is put around their graphs when
-a program is made. Reading all of it took several times as long.
+Torch's Dynamo captures a function once and notes in guards what the graph depends on besides
+tensors: attributes of modules, closures, globals, modes. Each call checks the guards, and captures
+the function again if one has changed. Here Dynamo captures only the loss and the update, which are
+plain forward code. The engine's own code that differentiates them needs no guards, and is put
+around their graphs when a program is made. Capturing all of it took several times as long.
 
 A program is kept between processes by torch's own cache, under a key of everything that it is made
 of: the graphs as this process has read them, with each number in them, the forms of the inputs, the
 source of what is put around them, torch, its settings, the machine. So no process runs what another
-one has read: it reads anew, and is only spared what follows.
+one has captured: it captures anew, and saves only the compilation that follows.
 """
 
 import hashlib

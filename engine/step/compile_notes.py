@@ -1,6 +1,6 @@
 """What compiling a product took and what it saved, noted beside the programs for later processes.
 
-Only whoever would measure anyway reads a note, in order not to; no number depends on one.
+A note only spares a later process the same measurement. No result depends on a note.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ def read_note(routine: Routine) -> CompileNote | None:
 
 
 def keep_note(routine: Routine, seconds: float, share: float) -> None:
-    """Note that this process waited for a product; a folder that takes no note gets none."""
+    """Note that this process waited for a product, unless the folder cannot be written."""
     known, place = read_note(routine), _place(routine)
     note = CompileNote(seconds, share)
     if known is not None:

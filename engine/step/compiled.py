@@ -3,9 +3,9 @@
 How z sets a step's inputs stays outside, so one program serves every segment and every outer
 step. Dropout draws from torch's generators, seeded as in the plain step, so its masks are the same.
 
-Nothing compiled is believed unseen: the first two products of a program are compared with the
-reference's (two, because a batch that was built in agrees once), and where it differs or does not
-compile, the reference takes over with a warning.
+The first two products of a program are compared with those of the reference: two, because a program
+with a batch built into it would agree once. If a product differs, or the code does not compile, the
+reference takes over with a warning.
 """
 
 import logging
@@ -50,8 +50,8 @@ _TIMES = 2  # that a product is compared with the reference's
 class CompiledVjp:
     """A ``StepVjp`` that runs one compiled graph, or the reference where there is none.
 
-    Steps with injected examples and several cotangents go the reference's way: the former are few,
-    the latter share one graph there.
+    Steps with injected examples, and several cotangents at once, are reversed by the reference:
+    such steps are few, and several cotangents share one graph there.
 
     Cost:
         Compiling takes half a minute to minutes, once for a routine, whatever its z. Measured in

@@ -100,9 +100,9 @@ def make_loss(routine: Routine) -> Part:
 
 
 def keeps_for_itself(routine: Routine, z: Metaparams, step: int) -> bool:
-    """Say whether the loss or the module keeps tensors that it makes; asked once for a routine.
+    """Say whether the loss or the module keeps tensors that it makes; found out once for a routine.
 
-    Where a program is read for the first time, others would be left in their place.
+    Capturing such code for the first time would leave stand-ins in the place of these tensors.
     """
     known = routine.programs
     if "keeps tensors" not in known:
@@ -130,8 +130,8 @@ def read_routine(routine: Routine) -> Routine:
 def reading(routine: Routine, params: Tensor) -> Iterator[dict[str, Tensor]]:
     """Let the module hold parameters while a step is read; yields them by the names of parts.
 
-    They are leaves of their own, and the same kind of tensors whoever has bound others before: a
-    step would be read once more for those.
+    They are always leaves of the same kind, whatever was bound before; for tensors of another kind
+    Dynamo would capture the step again.
     """
     read = read_routine(routine)
     views = read.layout.views(params.detach())
@@ -203,9 +203,10 @@ def compiled_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of a term at ``params`` and its loss, by a compiled program.
 
-    It defines the run's states where it is used, so nothing replaces it quietly. On the path of
-    graphs the compiler makes a pair of programs, the second of which is the product: its first two
-    are compared with the eager ones (two, because a batch that was built in agrees once).
+    Where it is used it defines the states of the run, so no other gradient replaces it without an
+    error. On the path of graphs the compiler makes a pair of programs, the second of which is the
+    product: its first two are compared with the eager ones (two, because a batch that was built in
+    agrees once).
 
     Args:
         routine: The run.

@@ -16,8 +16,9 @@ _FEW = 8
 def compares(routine: Routine) -> bool:
     """Say whether examples have other losses, or embeddings, than in two halves.
 
-    The model is in evaluation mode, so that layers that draw or normalize are left out. A loss that
-    fails with so few examples compares them as well, as one does that takes the five hardest.
+    The model is in evaluation mode, so that layers that draw or normalize do not count. A loss that
+    fails with so few examples counts as one that compares them, for example a loss that takes the
+    five hardest.
 
     Args:
         routine: The run; with a coupled loss its embeddings are compared.
@@ -54,10 +55,10 @@ def compares(routine: Routine) -> bool:
 
 
 def note_of_shards(routine: Routine) -> str:
-    """Say what goes by the examples of a shard alone, in a run that has shards; empty if nothing.
+    """Say what depends on the other examples of a shard, in a run with shards; empty if nothing.
 
-    In a loop that accumulates gradients it does so too; who has set shards to save memory may not
-    want it.
+    The same holds in a loop that accumulates gradients. Somebody who sets shards to save memory may
+    not expect it.
     """
     normalizing = [
         f"{name!r} ({type(module).__name__}) normalizes"

@@ -97,9 +97,10 @@ def batch_in_order(
 ) -> tuple[Tensor, Tensor, list[State]]:
     """Return the gradient of a step's batch, and what its shards move.
 
-    Shards are summed in one binary tree, see ``engine.numerics.summation``, each as the hooks of
-    the parameters leave it. They go through the module in order: each reads the buffers as the one
-    before has left them, as in a loop of torch's that accumulates gradients.
+    The gradients of the shards are summed in one binary tree (``engine.numerics.summation``), each
+    after the hooks of the parameters have mapped it. Shards go through the module in order, and
+    each reads the buffers that the one before has left, as in a torch loop that accumulates
+    gradients.
 
     Args:
         routine: The run.

@@ -1,9 +1,9 @@
 """The product of a step whose batch goes through the module in parts, where calls move buffers.
 
-Shards are terms of the step: each reads what the one before has left, so they are pulled in reverse
-order, and the cotangent of the buffers goes from one to the next. Parts of a micro-batch belong to
-the product alone: the whole term moves the buffers, and the losses of its parts have to be the same
-with the buffers as they are before it.
+Shards are terms of the step. Each reads the buffers that the one before has left, so shards are
+pulled in reverse order, and the cotangent of the buffers goes from one to the next. Micro-batches
+exist only in the product: the whole term moves the buffers, and the losses of a micro-batch must be
+the same with the buffers from before the term.
 """
 
 from collections.abc import Callable, Sequence

@@ -40,13 +40,14 @@ Fits = Callable[[Routine, State, Metaparams, int, int], bool]
 
 
 class MeasuredVjp:
-    """A ``StepVjp`` that tries the others on the first step it reverses, and keeps the fastest.
+    """A ``StepVjp`` that measures the ways on its first step, and keeps to the fastest.
 
-    Compiling is not tried where what it saves would not pay for it: what an earlier process noted
-    on this machine, else what such a graph takes as a rule.
+    Compiling is tried only if it is expected to save more time than it takes. The expectation comes
+    from the note of an earlier process on this machine, else from what graphs of this size usually
+    take.
 
-    Several cotangents at once are another product, with ways of its own: one after the other, or in
-    one pass, which holds as much memory as all of them.
+    Several cotangents at once are another product with two ways of its own: one after the other, or
+    all in one pass, which needs the memory of all of them.
 
     Args:
         num_uses: Steps that will be reversed.

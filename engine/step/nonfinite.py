@@ -1,7 +1,7 @@
 """Where a number stops being finite, and why: words for NaN gradients and infinite derivatives.
 
-A NaN is told apart from randomness (it is not equal to itself) and from chaos (an adjoint that
-grows step by step): one operation at one place has no finite derivative, and is named.
+A NaN must not be taken for randomness (it is not equal to itself) or for chaos (an adjoint that
+grows step by step). The message names the operation that has no finite derivative, and its place.
 """
 
 import math
@@ -121,7 +121,7 @@ def refuse_nonfinite_adjoint(routine: Routine, norms: Mapping[int, float], step:
 
 
 def refuse_nonfinite_share(routine: Routine, name: str, total: Tensor) -> None:
-    """Refuse a metagradient that is not finite, although every adjoint that was wanted is.
+    """Refuse a metagradient that is not finite although every adjoint is.
 
     Raises:
         NonFiniteError: Names the metaparameter.

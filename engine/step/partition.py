@@ -1,10 +1,10 @@
 """What a compiled pair keeps between its two programs: little, and every random draw.
 
-The first program makes the gradient of a step, the second the product with it, and what lies
-between them is the graph that is kept. Torch's own rule computes again what costs nothing there.
-Here anything is computed again that is no matrix product, convolution or large sum: kept graphs are
-what bounds how many steps need no replay. What draws random numbers is always kept, since a second
-draw would be another one.
+The first program makes the gradient of a step, the second its product, and what the first hands to
+the second is the graph that is kept. Torch's own rule recomputes what is cheap to recompute. Here
+everything is recomputed except matrix products, convolutions and large sums, because the size of
+kept graphs bounds how many steps need no replay. Random draws are always kept, since a second draw
+would give other numbers.
 
 Imported by whoever compiles, because it loads torch's compiler.
 """

@@ -20,7 +20,7 @@ from engine.step.pulls import pull, pull_through_every_node, pulls
 from engine.types import Metaparams, State
 
 PARAMS = "params of the model"
-"""A key beside those of metaparameters, which nobody calls so."""
+"""Key of the parameters among metaparameters; no metaparameter has this name."""
 
 
 def of_state(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept between processes, and what becomes of damaged ones."""
+"""The folder that keeps compiled programs between processes, and the repair of damaged ones."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ _REPAIRS = 16  # the loader names one damaged library at a time
 
 
 def keep_programs() -> Path:
-    """Return where torch keeps programs; what the user, or torch, has chosen stays."""
+    """Return where torch keeps programs, and choose a folder if neither user nor torch has."""
     if _CACHE not in os.environ:
         os.environ[_CACHE] = programs_folder()
     return Path(os.environ[_CACHE])

@@ -1,4 +1,4 @@
-"""Cotangents pulled through one graph, by torch's engine itself where it is where it has been.
+"""Pull cotangents through one graph, by a direct call of torch's engine where this torch has one.
 
 ``torch.autograd.grad`` asks first whether sizes are symbols, for which it loads sympy: a second at
 every start, and a thirtieth of a small step.

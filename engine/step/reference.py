@@ -15,7 +15,7 @@ from engine.types import Metaparams, State
 
 @runtime_checkable
 class StepVjp(Protocol):
-    """What ``step_vjp`` is, and every faster or leaner way to the same product."""
+    """The signature of ``step_vjp``, and of every faster or leaner way to the same product."""
 
     def __call__(
         self,
@@ -33,7 +33,7 @@ class StepVjp(Protocol):
 
 @runtime_checkable
 class GraphPull(Protocol):
-    """How cotangents are pulled through the graph of a step, which is opened as often as needed."""
+    """A way to pull cotangents through the graph of a step; it may make the graph several times."""
 
     def __call__(
         self, opened: Callable[[], StepGraph], cotangent: State, *, to_state: bool

@@ -1,14 +1,14 @@
-"""The product of a step in two stages, piece by piece: with small pieces, lean in memory.
+"""The product of a step in two stages, a few examples at a time, which bounds the memory.
 
 First the adjoint is pulled through the update, which gives the cotangent v of the gradient g; then
 v is pulled through the gradient of each piece: a few examples, a few injected ones. Pieces are
 sums, so any split gives the same product to rounding.
 
-The first stage needs g, which the second computes anyway. So it starts from a guess of g: nothing,
-where the update is linear in g (SGD); what two neighbouring states tell (Adam: the first moments);
-else g itself, for one plain step more. Every guess is checked: the second stage has computed the
-true g, v is made again from it, and where the two differ by more than a few roundings the second
-stage is repeated with the true one.
+The first stage needs g, which the second computes anyway. So the first stage starts from a guess of
+g: none is needed where the update is linear in g (SGD); two neighbouring states give it for Adam,
+by the first moments; else g itself is computed, for one plain step more. Every guess is checked.
+The second stage computes the true g, from which v is made again, and if the two differ by more than
+a few roundings the second stage is repeated with the true v.
 """
 
 import logging

@@ -110,7 +110,7 @@ def own_modes(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 class _FlagsStay(FunctionMode):
-    """What is trained stays trained inside the block, and what is frozen frozen.
+    """Keeps ``requires_grad`` of parameters as it is inside the block.
 
     Parameters are no leaves there. A ``train()`` that keeps layers frozen says so at every call,
     which changes nothing; one that freezes others during the run is refused.

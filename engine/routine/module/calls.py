@@ -28,7 +28,7 @@ class Call:
 
 
 def follows_now(name: str) -> str:
-    """Return the words for a real number that counted, and follows what is learned."""
+    """Return the message about a buffer that counted at first and follows the parameters now."""
     return (
         f"The buffer {name!r} went the same way for all parameters and examples in the first "
         "steps, and follows them now, so its derivative would be lost. Declare it as a state of "

@@ -1,9 +1,10 @@
 """Buffers that a module moves by rules of its own, as a part of the state.
 
-A centre, an average of activations, singular vectors, a codebook, a counter that anneals: the
-forward pass writes them, mostly under ``no_grad()``, and later steps read them. A step holds what
-is written constant, and the derivative of a run does not: so while a step is run with its graph,
-what the module cuts out of the graph is held by ``stop_gradient`` instead.
+The forward pass of some modules writes buffers, mostly under ``no_grad()``, that later steps read:
+a centre, an average of activations, singular vectors, a codebook, a counter that anneals. Within
+one step such a value is a constant; in the derivative of the whole run it is not. So while a step
+is run with its graph, what the module cuts out of the graph is held by ``stop_gradient`` instead of
+``detach()``.
 """
 
 from collections.abc import Callable, Mapping
@@ -83,7 +84,7 @@ def moving(routine: "HeldModule", skipped: frozenset[str]) -> Moving:
 def inherit(run: "Routine", source: "Routine") -> "Routine":
     """Return a run that was made of another one, and knows what moves in that one.
 
-    It would find the same by itself, unless a number moves by less than its format holds.
+    The copy would find the same by itself, except a buffer that moves by less than one rounding.
     """
     _ = source.statistics
     known: Moving | None = source.programs.get(MOVING)

@@ -1,4 +1,4 @@
-"""Functions of a module that hold the module itself in a closure, and what a copy does with them.
+"""Functions of a module that hold the module in a closure, and their copies.
 
 A deep copy copies no functions. A hook that closes over the outer module, or over a dictionary that
 the module holds, would read and write the one that was handed in, while the run trains a copy; and

@@ -1,7 +1,7 @@
-"""Buffers that count calls, and that nobody reads: they move in training, and nothing else does.
+"""Buffers that count calls and that no step reads.
 
-Such a buffer is no part of a state. What a step computes is followed from the buffer on: whatever
-is made of its value, and whoever looks at it.
+Such a buffer need not be in a state. Whether a step reads one is found by following, operation by
+operation, what is computed from its value.
 """
 
 from collections.abc import Callable, Iterable, Mapping

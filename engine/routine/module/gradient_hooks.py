@@ -1,11 +1,11 @@
-"""What maps a gradient to another one: hooks, and custom functions that change no value.
+"""Functions that map one gradient to another: hooks, and custom functions that change no value.
 
-Hooks on parameters may draw noise. A backward pass calls them in an order of its own, perhaps in a
-thread of its own, so what they draw is seeded for each parameter by its name.
+Hooks on parameters may draw random numbers. A backward pass may call them in any order and in
+another thread, so what they draw is seeded for each parameter by its name.
 
-What maps the gradient of an activation (a hook of a tensor or of a module, a gradient reversal as a
-custom function) is a part of the gradient of a loss. The value itself moves as if it were not
-there, so a product with the derivative of a gradient passes it by.
+A hook of an activation or of a module, or a gradient reversal written as a custom function, changes
+the gradient of a loss and not the value itself. A product with the derivative of that gradient
+therefore ignores it.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Does a call want a graph, and does what it returns hold one?"""
+"""Whether a call needs a graph, and results without one."""
 
 from typing import Any
 

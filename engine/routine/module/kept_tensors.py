@@ -1,4 +1,4 @@
-"""Does code keep tensors of a call? Asked before it is called inside of a transform of torch.
+"""Finds code that keeps tensors of a call, before it is called inside a transform of torch.
 
 ``torch.func.vmap`` and a compiler's capture hand stand-ins to the code that they run, and these
 mean nothing once the transform is over. A loss that keeps a tensor for itself (a list of losses

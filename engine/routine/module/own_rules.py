@@ -1,4 +1,4 @@
-"""Batch normalizations that move their running statistics by rules of their own.
+"""Batch normalizations that update their running statistics by code of their own.
 
 A subclass that writes its statistics itself, instead of handing them to ``batch_norm``, has buffers
 like any other module that moves some.

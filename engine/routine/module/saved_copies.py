@@ -1,4 +1,4 @@
-"""Buffers that a forward pass writes over: what autograd keeps of them, parts, other memory."""
+"""Buffers that a forward pass overwrites: copies for autograd, parts of them, and ``set_()``."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

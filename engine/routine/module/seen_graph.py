@@ -1,7 +1,8 @@
-"""What a module is told of a graph in which its constants are held: what torch would tell it.
+"""Answers to a module that asks about the graph while its constants are kept in it.
 
-While a step is traced, what the module has taken out of the graph is a part of it. Code that asks
-whether a tensor requires a gradient takes another branch then, or stops at an assertion.
+While a step is traced, values that the module took out of the graph are still in it. Code that asks
+whether a tensor requires a gradient would then take another branch, or fail an assertion. So it
+gets the answer that torch would give without the engine.
 """
 
 from collections.abc import Callable, Iterable

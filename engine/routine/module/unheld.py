@@ -1,7 +1,8 @@
-"""What no state holds, and nobody may move: still buffers, frozen parameters, views of what moves.
+"""Refuses changes of what no state holds: constant buffers, frozen parameters, views of buffers.
 
-A run looks for what its forward pass moves once, before it begins. What is moved for the first time
-later, or lies in the memory of something that a state holds, would be left out without a word.
+A run finds out once, before it begins, what its forward pass changes. A tensor that changes for the
+first time later, or that shares memory with something in the state, would be missed without an
+error.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
