@@ -1,4 +1,4 @@
-"""What a run of any kind can be asked for, by the kind of its recipe (``engine.recipes.kinds``).
+"""Operations on a run of any kind: each looks up what the kind of its recipe brings for it.
 
 What lists, shows and cleans a store asks no kind at all; see ``engine.runs.endings``.
 """

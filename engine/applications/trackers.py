@@ -1,4 +1,4 @@
-"""Runs sent to where people look: TensorBoard, MLflow, Weights & Biases, trackio.
+"""Sends runs to experiment trackers: TensorBoard, MLflow, Weights & Biases, trackio.
 
 A run of a store is read and sent as it stands, finished or not, once or again and again while it
 goes on. So nothing that is sent, and no tracker that fails, can change what a stage makes or what

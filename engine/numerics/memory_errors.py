@@ -1,4 +1,4 @@
-"""Memory that ran out on the CPU, which torch and Python tell in words of their own."""
+"""Recognizes the errors by which torch and Python say that a CPU's memory ran out."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

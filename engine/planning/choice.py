@@ -2,7 +2,7 @@
 
 ``measure_costs`` says what the parts of a run cost; here they are counted for a schedule, a segment
 length and an unroll (``forecast``), for all that are worth a try, and the fastest one that fits is
-taken (``choose``). A plan changes what a run costs, never what it computes.
+taken (``choose``). A choice changes what a run costs, never what it computes.
 """
 
 from dataclasses import dataclass

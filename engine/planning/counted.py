@@ -1,4 +1,4 @@
-"""What the run of a pairs recipe would cost, counted where it cannot be measured.
+"""Counts what the run of a pairs recipe would cost, on a machine where it cannot be measured.
 
 A recipe for many GPUs is planned on machines that have neither the pairs nor a GPU. Its towers are
 built, and one piece of a batch goes through them on torch's device ``meta``, which knows shapes and

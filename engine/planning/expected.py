@@ -1,4 +1,4 @@
-"""What the stages of a run are expected to take, for whoever says how long it still takes.
+"""The time that each stage of a run is expected to take, from which the time left is estimated.
 
 Weights are the seconds of the plan that is kept with the run, or plain steps where there is none.
 What no plan has measured is given in plain steps, as a guess.

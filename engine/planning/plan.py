@@ -87,9 +87,9 @@ def keep_predicted(
 ) -> None:
     """Predict what a run of another kind than the descent takes, and keep that with the run.
 
-    It decides no bit: the product of a step is the reference, as without a plan. Where the recipe
-    leaves the schedule to the planner, the one that is kept is followed. Where no plan can be made,
-    none is kept; what reverses the run then refuses it.
+    It changes no bit: the product of a step is the reference, as without a plan. If the recipe
+    leaves the schedule to the planner, the run follows the one that is kept. If no plan can be
+    made, none is kept, and the stages that reverse the run refuse it.
 
     Args:
         recipe: Whose training is that of the run, under the run's name.
@@ -119,7 +119,8 @@ def followed(recipe: DescentRecipe, store: str) -> ReplaySettings:
 def settled(recipe: DescentRecipe, store: str) -> DescentRecipe:
     """Return a recipe whose product of a step is named: that of the plan kept with it, for auto.
 
-    Without a plan, as in a check before a run, it is the reference: no clock decides a bit here.
+    Without a plan, as in a check before a run, it is the reference, so that no measured time
+    decides a bit.
     """
     if recipe.replay.vjp is not VjpMode.AUTO:
         return recipe

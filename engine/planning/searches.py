@@ -1,4 +1,4 @@
-"""What searches over schedules cost beside a descent, in trainings."""
+"""The cost of searches over learning-rate schedules beside a descent, in trainings."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Does a step repeat its bits when the reverse sweep runs it again?"""
+"""The check that a step repeats its bits when the reverse sweep runs it again."""
 
 from engine.numerics.fingerprint import first_difference
 from engine.preflight.training import LongRun, copied

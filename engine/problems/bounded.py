@@ -1,7 +1,7 @@
-"""Files of columns that say of themselves how much they hold: read as far as honest ones go.
+"""Reads Parquet and npz files, and refuses those that unpack to far more than honest files do.
 
-A kilobyte of Parquet may stand for a billion rows, one of npz for terabytes of zeros. What they
-unpack to is bounded as for files that are compressed, see ``engine.storage.content``.
+A kilobyte of Parquet may stand for a billion rows, and one of npz for terabytes of zeros. What they
+unpack to is bounded as for compressed files, see ``engine.storage.content``.
 """
 
 import io
@@ -17,7 +17,7 @@ from engine.errors import DataError
 from engine.storage.content import BOMB_BYTES, BOMB_RATIO
 
 _ROWS = 4096
-"""Rows that are unpacked before it is looked at how much they take."""
+"""Rows that are unpacked before their size is checked."""
 
 _CELL = 8
 """Bytes that a value takes at the least, once it is one of Python's."""

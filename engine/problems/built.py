@@ -103,7 +103,7 @@ class BuiltProblem:
 def build_problem(recipe: DescentRecipe, store: str | None = None) -> BuiltProblem:
     """Call the function of a recipe's problem, and build the run around what it returns.
 
-    The last two are kept, because every stage of a run asks for the same one.
+    The last two results are kept in memory, because every stage of a run asks for the same one.
 
     Args:
         recipe: Names the problem.
@@ -120,7 +120,8 @@ def build_problem(recipe: DescentRecipe, store: str | None = None) -> BuiltProbl
 def check_repeats(recipe: DescentRecipe, store: str | None = None) -> None:
     """Refuse a problem whose function returns something else each time, by calling it once more.
 
-    Every worker calls it for itself, and what differs between two of them would be another run.
+    Every worker calls the function for itself, and if two of them got different results, their
+    stages would belong to different runs.
 
     Args:
         recipe: Names the problem.
@@ -157,7 +158,7 @@ def check_repeats(recipe: DescentRecipe, store: str | None = None) -> None:
 
 
 def check_scores(recipe: DescentRecipe, store: str | None = None) -> None:
-    """Refuse metrics and pictures of one's own that fail, and a choice by what is not measured.
+    """Refuse a problem's metrics and pictures if they fail, and a choice by an unknown score.
 
     Args:
         recipe: Names the problem.
@@ -186,7 +187,7 @@ def check_scores(recipe: DescentRecipe, store: str | None = None) -> None:
 
 
 def check_chosen_by(recipe: DescentRecipe, built: BuiltProblem) -> None:
-    """Refuse a choice of the iterate by what is not measured; costs nothing if the loss chooses.
+    """Refuse a choice of the iterate by a score that the problem lacks; free if the loss chooses.
 
     Raises:
         ConfigurationError: Says what is measured.
@@ -221,7 +222,7 @@ def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
 
     Args:
         recipe: All settings but those of the problem.
-        problem: Is left as it is, but for a model that its function made for this run.
+        problem: It is left as it is, except for a model that its function made for this run.
 
     Raises:
         DataError: If the data do not fit the recipe.

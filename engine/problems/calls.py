@@ -1,4 +1,4 @@
-"""The call of a problem's function: under the run's seed and number format, told if it fails."""
+"""Calls a problem's function under the run's seed and number format, and explains its errors."""
 
 import random
 import sys

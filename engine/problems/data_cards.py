@@ -1,9 +1,9 @@
-"""What a data set says of its own files: none of them may be somewhere else.
+"""Refuses data sets whose own description points to files outside of their folder.
 
-A folder of the package ``datasets`` has a card in YAML that may name any URL or path as files of
-the data set, and the library would open them: whoever made the data set would choose what this
-machine connects to, and what of it is read. One that ``save_to_disk`` has written names its splits
-and its files in JSON, as paths that the library joins as they are.
+A folder of the package ``datasets`` has a card in YAML that may name any URL or path as a file of
+the data set, and the library would open it. So the author of a data set could choose what this
+machine connects to and which of its files are read. A folder written by ``save_to_disk`` names its
+splits and files in JSON, as paths that the library joins without a check.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Whether the settings of a recipe fit its problem, asked before any data is trained on."""
+"""Checks that the settings of a recipe fit its problem, before anything is trained."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -80,7 +80,7 @@ def check_baselines_fit(recipe: DescentRecipe, data: DataSet) -> None:
 
 
 def check_single_losses(loss: Loss, kind: str) -> None:
-    """Refuse a question about the loss of single examples where a loss is that of many.
+    """Refuse to ask for the loss of a single example where the loss depends on others.
 
     Raises:
         ConfigurationError: If the loss is coupled, or reads a state of the run's own.
@@ -125,7 +125,7 @@ def continuous_inputs(data: DataSet, setting: str) -> Tensor:
 
 
 def check_classes(data: DataSet, setting: str) -> None:
-    """Refuse what gives examples other labels where labels are no classes.
+    """Refuse settings that change labels where labels are not classes.
 
     Raises:
         ConfigurationError: If there are not two classes.

@@ -1,9 +1,9 @@
 """The source of a run's problem, kept in the store for workers that do not have its files.
 
-Only where ``workers.code`` is ``store``. That is a setting of a start, so no store can switch it
-on: whoever could write to the store could otherwise have code run by whoever works on it. What is
-taken from there counts only if it has the digests of the recipe, file by file, and a file that the
-recipe does not name is not even written to this machine's disk.
+This is done only if ``workers.code`` is ``store``. The setting belongs to the command that starts a
+run, so nothing in a store can switch it on; otherwise, whoever can write to the store could have
+code run by the workers. Source from the store is used only if every file has the digest that the
+recipe names, and a file that the recipe does not name is not even written to disk.
 
 Layout: ``<store>/code/<digest of the digests>.json``, one document with all files, and beside it
 ``<digest>-deployed.json`` where a deployment asks for it, of which no run may know.
@@ -36,8 +36,9 @@ _WRITTEN = 7 * LARGEST
 def keep_code(recipe: DescentRecipe, store: str, *, deployed: bool = False) -> None:
     """Keep the files of a recipe's problem in a store, if its workers are to find them there.
 
-    Does nothing where the files are not on this machine; then they have to be in the store. The
-    recipe of a run has to be in the store before: by it a clean knows that the source is in use.
+    It does nothing if the files are not on this machine; they must be in the store then. The recipe
+    of the run must be in the store already, because ``mgd clean`` reads in it that the source is in
+    use.
 
     Args:
         recipe: Names the problem, and has the digests of its source.

@@ -1,4 +1,4 @@
-"""A problem's training as a run without a recipe, and what it makes for T steps."""
+"""A problem's training as a run without a recipe."""
 
 import inspect
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ def notebook_routine(
 
 
 def for_steps(given: Any, num_steps: int) -> Any:  # noqa: ANN401 (whatever was handed in)
-    """Return what was handed in, or what it makes for T steps where it is a function of them."""
+    """Return a part of a problem, called with T if it is a function of ``num_steps``."""
     if not callable(given) or isinstance(given, type):
         return given
     try:

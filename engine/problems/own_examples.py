@@ -190,7 +190,7 @@ def _row_digests(leaves: Sequence[Tensor], number: int) -> list[bytes]:
 
 
 def drawn_when_read(splits: Mapping[str, Examples]) -> list[str]:
-    """Return the names of the splits whose examples are others each time that they are read."""
+    """Return the names of the splits whose examples change each time that they are read."""
     return [
         name
         for name, examples in splits.items()

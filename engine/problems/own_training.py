@@ -1,7 +1,7 @@
-"""How a problem is trained, where it says so itself: optimizer, rates, order, state of its own.
+"""The parts of the training that a problem may bring: optimizer, rates, order, and own state.
 
-What a problem leaves out is the recipe's. What it has counts in the key of every stage: functions
-by the digest of their source, numbers and indices by their bits.
+The recipe's settings hold for what a problem leaves out. What it brings is a part of the key of
+every stage: functions by the digest of their source, numbers and indices by their bits.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from engine.routine.routine import Routine
 RATE_SETTINGS = (
     *("learning_rate", "rate_schedule", "warmup_steps", "final_rate", "milestones", "rate_drop"),
 )
-"""Settings of ``training`` that nobody reads where a problem has rates of its own."""
+"""Settings of ``training`` that are not read if a problem has rates of its own."""
 
 
 def training_parts(recipe: DescentRecipe, problem: Problem, num_examples: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Passages of texts: a prompt and a completion, and where they stand.
+"""Passages of texts: a prompt and a completion, and their place in a file.
 
-A passage remembers where it stands, so that a file of selected examples can be traced back.
+The place is kept so that selected examples can be traced back to their files.
 """
 
 from collections.abc import Mapping, Sequence

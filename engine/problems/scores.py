@@ -67,7 +67,7 @@ def mean_scores(
 
 
 def check_choice(outer: OuterSettings, scores: Mapping[str, Any]) -> None:
-    """Refuse to choose an iterate by what is not measured, or in a direction that nobody knows.
+    """Refuse to choose an iterate by a missing score, or if it is unknown whether more is better.
 
     Args:
         outer: Says what chooses.

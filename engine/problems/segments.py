@@ -1,7 +1,7 @@
-"""The segments of a run, which begin anew at the first step that reads z.
+"""The segments of a run, one of which begins at the first step that reads z.
 
-Both follow from settings, so that the process that hands stages to workers can cut a run without
-the data and the device that only they have.
+The segments and that step follow from settings alone, so the process that hands stages to workers
+needs neither their data nor their device.
 """
 
 from engine.recipes.descent import DescentRecipe

@@ -23,7 +23,7 @@ from engine.recipes.arguments.data import HELD_OUT
 _MEANING = {"validation": "the iterate is chosen", "test": "the result is judged"}
 
 _COMPARED = 100_000
-"""Most examples of which copies in two splits are looked for."""
+"""Most examples among which copies in two splits are looked for."""
 
 
 def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, ...]]:

@@ -37,7 +37,7 @@ def model_maker(
 
 
 def sizes(input_shape: tuple[int, ...], num_outputs: int) -> dict[str, Any]:
-    """Return what every model of one's own may ask for, by the names of its parameters."""
+    """Return the sizes that a model of one's own may take as arguments, by their names."""
     return {
         "input_shape": input_shape,
         "num_inputs": int(torch.tensor(input_shape).prod()),

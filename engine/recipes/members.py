@@ -1,4 +1,4 @@
-"""Where a name of a recipe leads: to the file of that name, which ends with its description.
+"""Finds what a name in a recipe stands for: the description that ends the file of that name.
 
 A recipe knows a name and what can be set; what the name does is in one file of the same name. So
 whoever adds a member writes an entry here in ``engine/recipes`` and that file, and nothing else.

@@ -1,4 +1,4 @@
-"""Rows as what a notebook works with: a DataFrame where pandas is installed, else plain rows."""
+"""Rows for notebooks: a DataFrame where pandas is installed, else a list of dictionaries."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Recipes that this user has started on this machine, so that a store which has one is believed.
+"""Recipes that this user has started on this machine; only those may name code and places.
 
 A recipe in a store may have been written by anybody who can write there, and the places and the
 code that it names count only if a person has named them (``engine.runs.stored_places``). Whoever

@@ -1,8 +1,8 @@
-"""What the record of every finished run says, whatever its kind: enough to keep house by.
+"""The part of a finished run's record that is the same for every kind, by which runs are cleaned.
 
-Each kind of run says itself what its result needs and what people read of it, see
-``engine.runs.finished``. Nothing that keeps house, shows or lists runs looks at more than this, and
-nothing here knows torch.
+What a result needs, and what people read of it, is up to each kind of run, see
+``engine.runs.finished``. Code that cleans, shows or lists runs reads no more than this part, and
+this module does not load torch.
 """
 
 from typing import Any

@@ -10,7 +10,7 @@ from engine.schedules.trees import Action, Tier
 
 @dataclass(frozen=True)
 class SlowTier:
-    """What the slow tier of a schedule of two tiers is.
+    """The slow tier of a schedule with two tiers.
 
     Attributes:
         save_cost: Cost of one save, in plain steps.
@@ -50,7 +50,7 @@ class ScheduleRequest:
 
 @dataclass(frozen=True)
 class Room:
-    """What a choice among schedules has to fit into.
+    """The memory that a schedule has to fit into, in states.
 
     Attributes:
         num_steps: Steps of the longest range; with graphs kept, blocks of steps.

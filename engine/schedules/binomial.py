@@ -1,4 +1,4 @@
-"""The fewest steps that the states kept allow (Revolve).
+"""The schedule with the fewest forward steps for a number of saved states (Revolve).
 
 Steps are reversed one by one; ``engine.schedules.trees.unrolled`` keeps graphs.
 """

@@ -1,4 +1,4 @@
-"""The lazy tree of the paper, of some arity."""
+"""The lazy k-ary tree of the paper."""
 
 from collections.abc import Iterator, Mapping
 

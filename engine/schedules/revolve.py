@@ -1,4 +1,4 @@
-"""The fewest forward steps that a number of saved states allow: what optimal schedules count with.
+"""Counts of optimal schedules: the fewest forward steps for a number of saved states.
 
 T steps are reversed with s saved states; s counts s_start, which the caller has saved.
 """

@@ -14,7 +14,7 @@ class Segment(Document):
 
 
 def cut(num_steps: int, length: int, first: int) -> list[Segment]:
-    """Cut T steps into segments of at most ``length`` steps, with a border at ``first``."""
+    """Cut T steps into segments of at most ``length`` steps, one of which begins at ``first``."""
     starts = [*range(0, first, length), *range(first, num_steps, length)]
     return [
         Segment(start=start, stop=stop)

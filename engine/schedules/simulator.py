@@ -1,4 +1,4 @@
-"""Schedules carried out on step numbers alone: whether they are possible, and what they cost."""
+"""Carries out schedules on step numbers alone: checks that they are possible, counts their cost."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Every state kept."""
+"""The schedule that keeps every state."""
 
 from collections.abc import Iterator
 

@@ -1,7 +1,7 @@
 """The cheapest schedule with states in a fast and in a slow tier.
 
-It weighs the forward steps that are run again against what saves to, and loads from, the slow tier
-cost. Steps are reversed one by one; ``engine.schedules.trees.unrolled`` keeps graphs.
+It weighs the steps that are run again against the cost of saves to, and loads from, the slow tier.
+Steps are reversed one by one; ``engine.schedules.trees.unrolled`` keeps graphs.
 """
 
 from collections.abc import Iterator, Mapping

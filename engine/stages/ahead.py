@@ -1,8 +1,8 @@
-"""A stage that is made in a thread before it is asked for, while the process waits for others.
+"""Makes the first stage of a run in a thread while the process waits for a server.
 
-A start waits for a server: until it answers, and for each answer. What the first stage makes
-depends on none of them. It is made by the same code as ever, and committed when its turn comes,
-under the key that it has then: a key that has become another one finds nothing here.
+A start waits for a server to come up, and then for each of its answers. The first stage depends on
+none of them, so it is computed meanwhile, by the same code as any stage. It is committed when its
+turn comes, under the key that it has then. If the key has changed by then, the result is discarded.
 """
 
 import threading
@@ -24,11 +24,11 @@ _LOOK_SECONDS = 0.2
 
 
 class _StoppedError(Exception):
-    """Nobody wants what is made any more."""
+    """The stage in the making is no longer wanted."""
 
 
 class _Stoppable(Meter):
-    """A meter whose computation ends at its next step once that is asked."""
+    """A meter that ends its computation at the next step once it was asked to."""
 
     is_stopped = False
 
@@ -48,7 +48,7 @@ class _Stoppable(Meter):
 
 
 class _Ahead:
-    """A stage without inputs, in the making."""
+    """A stage without inputs that a thread computes."""
 
     def __init__(self, stage: "Stage[[]]", run: Run) -> None:
         self._stage, self._run, self._meter = stage, run, _Stoppable()
@@ -102,7 +102,8 @@ def made_ahead(stage: "Stage[[]]", run: Run) -> Iterator[None]:
     (``engine.numerics.determinism.PROCESS``), so nothing else draws random numbers meanwhile.
 
     Args:
-        stage: Is asked for inside the block; if not, the thread is stopped at its end.
+        stage: The stage. If nobody asks for it inside the block, the thread is stopped at the end
+            of the block.
         run: Of which.
     """
     place = run.store, stage.name, stage.key(run)
@@ -126,12 +127,12 @@ def taken(stage: "Stage[...]", run: Run, key: str) -> "tuple[Made, float] | None
         key: Its key.
 
     Returns:
-        None if it was not made ahead, or that has failed.
+        None if it was not made ahead, or if that failed.
     """
     ahead = _AHEAD.pop((run.store, stage.name, key), None)
     return None if ahead is None else ahead.wait()
 
 
 def is_any() -> bool:
-    """Say whether any stage is made ahead: a key costs something."""
+    """Say whether any stage is made ahead; if none is, nobody needs to make its key."""
     return bool(_AHEAD)

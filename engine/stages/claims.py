@@ -20,7 +20,7 @@ from engine.storage.records import SMALL, read_records, write_record
 
 
 class Claim(Document):
-    """Says that a run uses a stage."""
+    """The claim of a run to a stage, which says that the run uses it."""
 
     stage: str
     """Kind of stage, e.g. train."""
@@ -42,7 +42,7 @@ class Claim(Document):
 
 
 def claim(store: str, run: str, stage: str, key: str, name: str, *, cached: bool) -> Claim:
-    """Say that a run uses a stage, in place of what it said before."""
+    """Claim a stage for a run, in place of an earlier claim of the same run."""
     made = Claim(
         stage=stage,
         key=key,

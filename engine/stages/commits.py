@@ -6,7 +6,7 @@ folder and the digest of its bits. So no attempt touches what another has writte
 wakes, and readers see a whole stage or none. A second attempt that comes to its end finds the
 record, and compares: other bits from the same inputs are an error.
 
-Where they lie says ``engine.storage.places``; the folder of an attempt is ``<token>-<nonce>``.
+``engine.storage.places`` says where they lie. The folder of an attempt is ``<token>-<nonce>``.
 """
 
 import logging
@@ -69,7 +69,7 @@ def run_stage(
     num_rows: int = 1,
     spent: float = 0.0,
 ) -> Ref:
-    """Return a stage's reference: of the committed result, or of the one that is made now.
+    """Return the reference of a stage's result, which is found committed or else made now.
 
     Stages are called by their declaration (``engine.stages.stage``), which says what is an input.
 
@@ -184,7 +184,7 @@ def _commit(lease: Lease, ref: Ref, record: dict[str, Any]) -> None:
 def find(stage: str, key: str, store: str) -> Ref | None:
     """Return the stage if it is committed and every bit of it is intact, else None.
 
-    Damage is said in a warning, with the row and the vector.
+    A damaged stage counts as missing. A warning names the row and the vector.
 
     Cost:
         Reads all of its rows.
@@ -208,7 +208,7 @@ def find(stage: str, key: str, store: str) -> Ref | None:
 
 
 def committed(stage: str, key: str, store: str) -> Ref | None:
-    """Return a stage if it is committed, without a look at its rows; see ``find`` for one."""
+    """Return a stage if it is committed, without checking its rows as ``find`` does."""
     record = any_record(stage_folder(store, stage, key))
     if record is None or (record.ref.stage, record.ref.key) != (stage, key):
         return None

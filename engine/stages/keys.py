@@ -24,7 +24,7 @@ NOT_OUTER = {
 """Settings that cannot change an outer update, besides ``NOT_MOVING``."""
 
 NOT_MOVING = ("num_steps", "choose_by", "choose")
-"""Settings of ``outer`` that say how far a descent goes and what is taken of it."""
+"""Settings of ``outer`` that say how many outer steps there are and which iterate is chosen."""
 
 NOT_INNER = NOT_OUTER | {"outer"}
 """Settings that cannot change a training run; any other counts in its key, new ones too."""
@@ -81,7 +81,7 @@ the pairs that it names.
 
 @dataclass(frozen=True)
 class Declaration:
-    """What the key of a stage has to know of its kind.
+    """The facts about a kind of stage that its key depends on.
 
     Attributes:
         name: Kind of stage, e.g. train.

@@ -1,4 +1,4 @@
-"""Leases: who is at work on a stage, so that two flows that want it at once do it once.
+"""Leases: a note of who computes a stage, so that two flows which want it compute it once.
 
 An attempt holds a token, a number that only grows. It is taken by creating a file that nobody else
 has created (``engine.storage.records.create_record``), renewed by a thread while the attempt
@@ -6,12 +6,13 @@ computes, and given up at its end. An owner that dies renews nothing: whoever wa
 unchanged for ``TTL_SECONDS`` of its own clock and takes the next token. Clocks of two machines are
 never compared. On the owner's own machine a dead process is seen at once.
 
-A lease saves work and decides nothing. An owner that was only asleep finds a newer token before it
-commits, and stops; should it be between that look and its commit, the commit is still created
-exclusively, so one of the two wins and both have the same bits (``engine.stages.commits``).
+A lease saves work; correctness does not depend on it. An owner that was only suspended finds a
+newer token before it commits, and stops. If it is suspended between that look and its commit, the
+commit is still created exclusively, so one of the two wins, and both have the same bits
+(``engine.stages.commits``).
 
-Listings may lag, for a minute on some network filesystems. So they only say where to begin: whether
-a token is taken is asked by name, and who lost one goes on from there.
+Listings may lag, by a minute on some network filesystems. So a listing only says where to begin:
+each token is then asked for by its name, and whoever finds it taken tries the next one.
 
 Layout: ``<folder>/leases/<token>.json``. The newest file counts; older ones are the history.
 """

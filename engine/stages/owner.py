@@ -1,7 +1,7 @@
 """Which process something belongs to, and whether it is still alive.
 
-Only a process of this machine can be asked for. Numbers of processes are used again, so each is
-known by when it was started too.
+Only processes of this machine can be looked up. Process numbers are reused, so a process is
+identified by its number and the time of its start.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What stages are called; knows no tensors, so that whoever only reads records starts fast."""
+"""References to stages. Loads no tensors, so that code which only reads records starts fast."""
 
 from engine.recipes.settings import Document
 from engine.storage.safe_names import ContentDigest, StageKey, StageKind

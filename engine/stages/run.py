@@ -1,4 +1,4 @@
-"""A run, by which every stage knows where it stands: a recipe on a store."""
+"""A run as every stage is given it: a recipe on a store."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ from engine.storage.places import run_file, run_folder
 
 @dataclass(frozen=True)
 class Run:
-    """A recipe on a store: what every stage is given.
+    """A recipe on a store.
 
     Making one costs nothing; what a recipe stands for is read when it is asked for.
 

@@ -1,10 +1,10 @@
-"""Whether a run still stands for the examples and the start of the model that it began with.
+"""Checks that an unfinished run still has the examples and initial parameters that it began with.
 
-Keys count them, so a stage never mixes two data sets; but a run that goes on with other data would
-make all of its stages again under its old name, and of two workers with different files each would
-make its own. So a run notes digests when it begins, and every process that carries out a stage of
-it compares them before it computes. A finished run may be started again on other data, since its
-result is whole; that is told.
+The keys of stages contain them, so a stage never mixes two data sets. But a run that goes on with
+other data would make all of its stages again under its old name, and two workers with different
+files would each make their own. So a run notes digests when it begins, and every process that
+computes one of its stages compares them first. A finished run may be started again on other data,
+because its result is complete; a message says so.
 
 Layout: ``<store>/runs/<run>/data.json``.
 """

@@ -1,8 +1,9 @@
-"""The one declaration of a stage: a function, its name, and what of its parameters is no input.
+"""Declares a stage once: a function, its name, and which of its parameters are not inputs.
 
-``@stage("train")`` makes a ``Stage`` of the function that computes it. Whoever calls the stage gets
-the reference of what is committed: found again, or made now by the function. All parameters are
-inputs, so that a new one changes the key by itself: what reads another value is another stage.
+``@stage("train")`` makes a ``Stage`` of the function that computes it. A call of the stage returns
+the reference of a committed result, which is found again or made now by the function. All
+parameters are inputs unless they are named as exceptions, so a new parameter changes the key by
+itself.
 """
 
 import inspect

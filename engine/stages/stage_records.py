@@ -1,7 +1,7 @@
 """``record.json``, which commits a stage: what it says, where it lies, and whether it is intact.
 
-Its digest finds accidents. It is no secret: whoever can write to a store can make it anew, so what
-a record names is checked like anything else that comes from a store.
+The digest in it finds accidental damage. It is not a signature: whoever can write to a store can
+make it anew. So what a record names is checked like anything else that comes from a store.
 """
 
 from typing import Annotated, Any
@@ -61,7 +61,7 @@ class StageRecord(Document):
 
 
 class Recorded(dict[str, Any]):
-    """What a record holds; what is missing there is damage of the store, and no fault of ours."""
+    """The content of a record; a missing entry is reported as damage of the store."""
 
     def __init__(self, ref: Ref, content: dict[str, Any]) -> None:
         super().__init__(content)

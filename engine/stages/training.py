@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(run: Run, *, witness: bool = False) -> float:
-    """Refuse an impossible run: reads the data, tries one step and a write; leaves nothing.
+    """Refuse an impossible run: read the data, try a step and a write, leave nothing behind.
 
     Args:
         run: The run.
@@ -90,10 +90,10 @@ def prepare(run: Run, *, witness: bool = False) -> float:
 
 @contextmanager
 def preflight_ahead(run: Run, seconds: float) -> Iterator[None]:
-    """Make the preflight of a run while the block begins it, where that is over soon.
+    """Make a short preflight in a thread while the block starts the run.
 
-    Not where somebody else carries out stages, or where the recipe names code: what that does
-    beside a training nobody knows.
+    It is not done where workers carry out the stages, or where the recipe names code of the user's,
+    which might not run beside a training.
 
     Args:
         run: The run; it has a preflight.

@@ -1,4 +1,4 @@
-"""Hidden I/O: rows are written behind the sweep's back, and read ahead of it.
+"""Background I/O: rows are written while the sweep goes on, and read before it needs them.
 
 ``BackgroundStates`` wraps a store. ``save`` copies the state to host memory, pinned if it comes
 from a GPU, and returns; one thread writes the rows in the order in which they were saved and

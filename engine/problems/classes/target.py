@@ -1,4 +1,4 @@
-"""The task that counts: held-out examples of some classes, where training sees all."""
+"""The target task: held-out examples of some classes only, while training sees all classes."""
 
 import torch
 from torch import Tensor

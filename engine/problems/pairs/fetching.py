@@ -1,9 +1,9 @@
-"""Images that the cells of a Parquet file name, fetched only where a setting allows it.
+"""Fetches images whose URLs stand in a Parquet file, if a setting allows it.
 
-A data set of the Internet may name any address, also those that only this machine can reach, e.g.
-the one where a cloud keeps the machine's own keys. So nothing is fetched unless it is asked for,
-never a file of this machine, and over HTTP from public addresses only: each connection is looked
-at when it is made, also those that an answer leads to.
+A data set from the Internet may name any address, including those that only this machine can reach,
+such as the one where a cloud keeps the machine's own keys. So nothing is fetched unless a setting
+asks for it, files of this machine never are, and HTTP is used with public addresses only. Each
+connection is checked when it is made, those of redirects included.
 """
 
 import http.client

@@ -1,4 +1,4 @@
-"""What was found in files of pairs: the whole pairs, and by name and number what was left out."""
+"""The pairs found in files, and what was left out of them, by name and number."""
 
 import hashlib
 import logging
@@ -81,7 +81,7 @@ class Found:
         return DecodedImage(held, digest, animated=picture.animated)
 
     def add(self, name: str, look: DecodedImage, caption: str | bytes | None) -> None:
-        """Take a pair, or count why not."""
+        """Add a pair, or count why it is left out."""
         name = _writable(name)
         try:
             text = decoded(caption, name) if isinstance(caption, bytes) else caption or ""
@@ -101,15 +101,15 @@ class Found:
         return None
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Count a pair that is none."""
+        """Count a pair that is left out."""
         self.broken.setdefault(reason, []).append(_writable(name))
 
     def pass_over(self, name: str, kind: str) -> None:
-        """Count what is no part of a pair."""
+        """Count a file or member that belongs to no pair."""
         self.passed.setdefault(kind, []).append(_writable(name))
 
     def remark(self, name: str, remark: str) -> None:
-        """Count a pair about which something was decided."""
+        """Count a pair that was changed or interpreted, with a remark."""
         self.remarks.setdefault(remark, []).append(_writable(name))
 
     def check(self, setting: str, url: str) -> None:

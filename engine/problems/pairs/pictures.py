@@ -1,8 +1,8 @@
 """Pictures as bytes of red, green and blue: decoded wholly, once, or refused with a reason.
 
-What a picture is seen as: turned as its EXIF data say; its middle square; what is transparent on
-white; of an animation the first frame; 16 bits of grey scaled to 8. Colour profiles are not read.
-Pixels of 32 bits have no known range in most files, and are refused.
+A picture is turned as its EXIF data say and cut to its middle square. Transparent parts become
+white, an animation is its first frame, and 16 bits of grey are scaled to 8. Colour profiles are
+ignored. Pixels of 32 bits are refused, because in most files their range is unknown.
 """
 
 import io

@@ -1,9 +1,9 @@
 """Pairs of images and captions in files: tar shards of webdataset, Parquet, or loose, by URL.
 
-What a file is, is seen by its first bytes: a tar archive, which may be compressed, has members
+The kind of a file is told by its first bytes. A tar archive, which may be compressed, has members
 ``key.jpg`` and ``key.txt``; a Parquet file has a column of images and one of captions. Files are
-read in the order of their names, pairs in the order of the file. What is no whole pair is left out
-and counted, and too many of these are refused; all else that is left out is counted and named.
+read in the order of their names, pairs in the order of the file. Incomplete pairs are left out and
+counted, and too many of them are refused. Anything else that is left out is counted and named.
 """
 
 import io

@@ -40,7 +40,7 @@ class Columns(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What is read of a data set."""
+    """The parts of a data set that are to be read, and how."""
 
     source: str
     """Folder, file, or name on the Hub."""

@@ -1,4 +1,4 @@
-"""Cells of a table as numbers: a column of the training rows says how, and others follow it."""
+"""Cells of a table as numbers. The training rows decide how a column is read in every split."""
 
 import datetime
 import math
@@ -27,7 +27,7 @@ _WRITTEN = re.compile(r"[+\-\u2212]?[$€£¥]?\s?\d[\d.,'\u2019\s\u00a0\u202f]*
 
 @dataclass(frozen=True)
 class Column:
-    """How a column of the training rows becomes numbers; other rows are taken the same way."""
+    """How a column becomes numbers, decided by the training rows and applied to all rows."""
 
     name: str
     words: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Column:
         return len(self.words) or 1 + self.gaps
 
     def told(self, numbers: Sequence[float]) -> str:
-        """Return its numbers of one row as people read them, changed ones too."""
+        """Return the column's numbers of one row, perhaps changed ones, as people read them."""
         if self.words:
             shares = [
                 f"{word} {share:.2g}"

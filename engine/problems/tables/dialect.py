@@ -1,4 +1,4 @@
-"""How a file of CSV is written: what separates its columns, its quotation marks, its decimals."""
+"""The dialect of a CSV file: the separator of its columns, quotation marks and decimal marks."""
 
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -23,7 +23,7 @@ def found_separator(text: str) -> str:
 
 
 def check_quotes(text: str, separator: str, what: str) -> None:
-    """Refuse a quotation mark that swallows the rows after it, as one that nobody closed does.
+    """Refuse a quotation mark that is never closed, so that the rows after it belong to its cell.
 
     Args:
         text: The whole file.

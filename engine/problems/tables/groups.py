@@ -1,4 +1,4 @@
-"""Groups of rows for mixtures: a column, or a field, that says of which group each candidate is."""
+"""Groups of rows for mixtures, read from a column that names the group of each candidate."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,7 @@
 """Objects of JSON in a text: one a line, an array of them, or one after the other.
 
-What a text holds is seen by how it begins, whatever its file is called: text that looks like JSON
-is read as JSON or refused, and never learned with its braces and all.
+Whether a text is JSON is told by its beginning, whatever the name of its file. Text that looks like
+JSON is read as JSON or refused, and never taken for plain text to be learned.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What learns texts: a model that ships, or one of the user's own."""
+"""The model that learns texts: one that ships, or one of the user's own."""
 
 import inspect
 from collections.abc import Callable
