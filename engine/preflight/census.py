@@ -15,7 +15,7 @@ from torch.nn import functional
 from engine.preflight.verdict import Check, Verdict
 from engine.routine.routine import Routine
 from engine.step.coupling import note_of_shards
-from engine.step.products import cure_of_operations
+from engine.step.missing_derivatives import cure_of_operations
 from engine.torch_modes import FunctionMode, OperationMode
 from engine.witness.precision import LOW
 

@@ -29,8 +29,8 @@ from engine.routine.outputs import parts_of
 from engine.routine.routine import Routine
 from engine.step.coupling import compares
 from engine.step.gradient import check_twice_differentiable
+from engine.step.missing_derivatives import cure_of_operations, named_refusals
 from engine.step.nonfinite import refuse_nonfinite_product, refuse_nonfinite_step
-from engine.step.products import cure_of_operations, named_refusals
 from engine.step.reference import step_vjp
 from engine.step.step import StepGraph, open_step, plain_step
 from engine.types import Metaparams, Output, State

@@ -15,7 +15,7 @@ from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.compiling import compiled_gradient
 from engine.step.coupled_pieces import gradient_in_pieces
-from engine.step.products import named_refusals
+from engine.step.missing_derivatives import named_refusals
 from engine.step.pulls import gradient_of, pull_through_every_node
 from engine.types import Metaparams, State
 

@@ -25,13 +25,13 @@ from engine.routine.module.batch_norm import BUFFERS, without_buffers
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.gradient import add_injected, batch_in_order, is_active, term_gradient
+from engine.step.missing_derivatives import named_refusals
 from engine.step.products import (
     PARAMS,
     Product,
     entering,
     join,
     joined,
-    named_refusals,
     of_state,
     pull_gradient,
     pull_own,

@@ -26,6 +26,7 @@ from engine.routine.loss_terms import Term
 from engine.routine.routine import Routine
 from engine.step.gradient import is_active, term_gradient
 from engine.step.in_order import check_separable, pull_in_order
+from engine.step.missing_derivatives import named_refusals
 from engine.step.products import (
     PARAMS,
     Piece,
@@ -34,7 +35,6 @@ from engine.step.products import (
     before_hooks,
     entering,
     joined,
-    named_refusals,
     pull_gradient,
     pull_update,
 )

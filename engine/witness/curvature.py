@@ -20,7 +20,7 @@ from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.operations import without_checkpointing
 from engine.routine.number_format import SameNumbers, convert, in_format
 from engine.routine.routine import Routine
-from engine.step.products import named_refusals
+from engine.step.missing_derivatives import named_refusals
 from engine.types import Metaparams, State
 from engine.witness.agreement import gradient_limit, relative
 from engine.witness.culprits import culprit, where_to_look
