@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import engine
-from tests.additions import ADDITIONS, BEFORE, COMMON
+from tests.engine.additions import ADDITIONS, BEFORE, COMMON
 
 ENGINE = Path(engine.__file__).parent
 ROOT = ENGINE.parent

@@ -16,7 +16,7 @@ from engine.replay.plain_training import evaluate, train
 from engine.routine.own_state import OWN
 from engine.step.step import plain_step
 from tests import routines
-from tests.own_states import (
+from tests.engine.routine.own_states import (
     RATE,
     STEPS,
     codebook,

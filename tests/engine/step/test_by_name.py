@@ -17,7 +17,7 @@ from engine.step.compiled import CompiledVjp
 from engine.step.reference import step_vjp
 from engine.step.step import StepGraph, plain_step
 from tests import problems
-from tests.one_step import STEP, autograd_vjp, setting, worst_error
+from tests.engine.step.one_step import STEP, autograd_vjp, setting, worst_error
 
 EAGER = [
     ("reverse-over-reverse", 2),

@@ -23,7 +23,7 @@ from engine.replay.metagradient import metagradient
 from engine.step.compiled import CompiledVjp, is_refused
 from engine.step.reference import step_vjp
 from tests.attending import Causal, run_of
-from tests.one_step import worst_error
+from tests.engine.step.one_step import worst_error
 
 pytestmark = pytest.mark.compiler
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from engine.step.compile_notes import CompileNote, keep_note, read_note
-from tests.small_routine import small_routine
+from tests.engine.step.small_routine import small_routine
 
 
 @pytest.fixture(autouse=True)

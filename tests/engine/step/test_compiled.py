@@ -29,7 +29,7 @@ from engine.step.compiled import CompiledVjp
 from engine.step.reference import step_vjp
 from tests import problems
 from tests.attending import Causal, run_of
-from tests.one_step import STEP, autograd_vjp, setting, worst_error
+from tests.engine.step.one_step import STEP, autograd_vjp, setting, worst_error
 
 pytestmark = pytest.mark.compiler
 

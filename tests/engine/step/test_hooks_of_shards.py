@@ -10,7 +10,7 @@ import engine
 from engine.errors import ConfigurationError, UndifferentiableError, WitnessError
 from engine.replay.batched import train_many
 from engine.step.reference import step_vjp
-from tests.one_step import autograd_vjp, worst_error
+from tests.engine.step.one_step import autograd_vjp, worst_error
 from tests.strangers.carried import SOUND
 from tests.strangers.plain import NUM_EXAMPLES, Variant, by_engine, by_trainings, mlp
 from tests.strangers.witnessed import output, routine

@@ -13,7 +13,7 @@ from engine.replay.plain_training import train
 from engine.routine.module.batch_norm import BUFFERS
 from engine.step.by_name import make_vjp
 from engine.step.reference import step_vjp
-from tests.one_step import autograd_vjp, worst_error
+from tests.engine.step.one_step import autograd_vjp, worst_error
 from tests.strangers.carried import COUNT, SOUND, WIDTH, ZEROS, moves
 from tests.strangers.plain import by_engine, by_trainings, mlp
 from tests.strangers.sound_more import DERIVED

@@ -14,7 +14,7 @@ from engine.step.compile_notes import CompileNote, keep_note, read_note
 from engine.step.measured import MeasuredVjp, expected_gain, expected_wait
 from engine.step.products import join, split
 from engine.step.reference import step_vjp
-from tests.small_routine import losses, small_routine
+from tests.engine.step.small_routine import losses, small_routine
 
 ALWAYS = 10**15
 """Uses for which any gain pays."""

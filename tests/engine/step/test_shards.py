@@ -16,8 +16,8 @@ from engine.step.reference import step_vjp
 from engine.step.step import plain_step
 from engine.step.two_stage import TwoStageVjp
 from tests import pairs, problems, routines
+from tests.engine.step.one_step import autograd_vjp, worst_error
 from tests.loops import Loop
-from tests.one_step import autograd_vjp, worst_error
 
 SHARDS = 5
 

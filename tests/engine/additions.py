@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tests.added_application import FLOW, FOLDER, USE
+from tests.engine.added_application import FLOW, FOLDER, USE
 
 COMMON = """
 import json
