@@ -12,7 +12,9 @@ from torch.nn import functional
 from engine import ExampleWeights, central_difference, metagradient
 from engine.errors import ConfigurationError, NonFiniteError, UndifferentiableError
 from engine.replay.first_step import check_routine
+from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.optimizers import Optimizer, adamw, sgd
+from engine.step.step import plain_step
 from tests import problems
 from tests.broken_routines import Once, bare_root
 
@@ -250,7 +252,13 @@ def test_state_in_python_attributes_is_refused():
 
 def test_buffer_that_counts_is_a_part_of_the_state():
     """A replayed step reads what the step read."""
-    check(problems.routine(model=body(count)))
+    routine = problems.routine(model=body(count))
+
+    check(routine)
+
+    state = routine.initial_state()
+    following, _ = plain_step(routine, state, routine.point(), 0)
+    assert (float(state[BUFFERS]), float(following[BUFFERS])) == (0, 1)
 
 
 def test_buffer_that_grows_is_refused():
