@@ -1,1 +1,1 @@
-"""A step of the user's own module beside a step of the engine, before anything is believed."""
+"""The witness: a step of the user's own module, compared with a step of the engine."""

@@ -1,4 +1,4 @@
-"""One step's numbers from both sides: the engine's beside those of the module by itself."""
+"""The numbers of one step, taken by the engine and by the module itself, and their comparison."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ cancel to nothing, as of a bias before a normalization, are noise."""
 
 @dataclass
 class Seen:
-    """One step's numbers, from either side.
+    """The numbers of one step, taken by the engine or by the module itself.
 
     Attributes:
         losses: Of the examples, shape (batch,). Their weights are the engine's and left out, so

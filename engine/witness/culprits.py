@@ -1,4 +1,4 @@
-"""The module whose second derivative is wrong, looked for after a failure."""
+"""Finds the module whose second derivative is wrong, after a failure."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress

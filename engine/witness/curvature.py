@@ -1,4 +1,4 @@
-"""Second derivatives of a step and derivatives of its update beside finite differences.
+"""Compares second derivatives of a step, and derivatives of its update, with finite differences.
 
 They are compared in float64, where a wrong formula is told from a kink, on few examples.
 """

@@ -1,7 +1,7 @@
-"""Random numbers that no step seeds: of Python's and of numpy's generators, or of one's own.
+"""Refuses random numbers that no step seeds: of Python, of numpy, or of a user's generators.
 
-A call that draws them is another one each time it is run. Two runs may still agree by luck, as
-where a layer is left out one time in ten, so the generators themselves are looked at.
+A call that draws them gives another result each time. Two calls may still agree by luck, for
+example where a layer is left out one time in ten, so the states of the generators are compared.
 """
 
 import random

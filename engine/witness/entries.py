@@ -1,4 +1,4 @@
-"""The way of metaparameters through the loss beside a finite difference.
+"""Compares the derivative by metaparameters that pass through the loss with a finite difference.
 
 Inputs, weights of tokens and numbers that a loss is handed pass through code of the user: a
 normalization under ``no_grad()``, a rounding, a ``float()``. The gradient of a step is right then,

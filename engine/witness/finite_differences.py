@@ -1,4 +1,4 @@
-"""Derivatives beside finite differences, along one direction, in float64.
+"""Compares derivatives with finite differences along one direction, in float64.
 
 Some operations of torch have a second derivative that is wrong and gives no error, and a hook that
 acts on a gradient acts once more on what is pulled through it. Two gradients know nothing of that.

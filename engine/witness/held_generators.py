@@ -1,4 +1,4 @@
-"""Generators of random numbers that the user's code keeps, and that no step seeds.
+"""Finds generators of random numbers that the user's code keeps, and that no step seeds.
 
 A loss that flips a coin of its own once in fifty steps agrees with itself as often as not, so the
 generators that it can reach are looked at, as those of Python and of numpy are.

@@ -1,6 +1,6 @@
 """The module that a user handed in, trained in place by torch itself.
 
-Nothing of the engine's own calls is used here: no bound tensors, no flat vector, no ``grad``.
+It uses none of the engine's ways to call a module: no bound tensors, no flat vector, no ``grad``.
 """
 
 from collections.abc import Iterator, Mapping

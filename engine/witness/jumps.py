@@ -1,4 +1,4 @@
-"""An optimizer that follows its gradient in jumps only, such as one that takes a sign.
+"""Warns of an optimizer whose update depends on its gradient in jumps only, such as a sign.
 
 Its derivative by the gradient is 0 wherever it has one. That is no fault of autograd, and a finite
 difference agrees; but whatever reaches the run through its loss then has a metagradient of 0.

@@ -1,4 +1,4 @@
-"""Where a graph begins: tensors that carry a gradient and are none of the engine's.
+"""Refuses trainable tensors that a loss or an output reads from outside of the module.
 
 A trainable tensor that the loss reads outside of the module it is given is a constant to the
 engine and moves in the user's own training, so a metagradient would be that of another run.

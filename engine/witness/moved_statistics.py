@@ -1,4 +1,4 @@
-"""Running statistics, and other buffers that move, beside finite differences.
+"""Compares derivatives of running statistics, and of other buffers, with finite differences.
 
 A call of the model without a graph (pseudo-labels under ``no_grad()``, a detached input) moves the
 statistics of its batch normalizations as any other does, by numbers that move with the parameters.

@@ -1,4 +1,4 @@
-"""The derivative of an output beside a finite difference of it.
+"""Compares the derivative of an output with a finite difference.
 
 A part that is cut out of the graph (``detach()``, ``.data``, a block without gradients) leaves the
 value of an output as it is, and its derivative is that of another function.

@@ -1,4 +1,4 @@
-"""The output of a run beside that of the handed-in module."""
+"""Compares the output of a run with that of the module that was handed in."""
 
 from collections.abc import Sequence
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Number formats that a metagradient cannot have: fewer than 32 bits anywhere in a step."""
+"""Refuses steps that compute in fewer than 32 bits anywhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The derivative of an optimizer's update beside a finite difference."""
+"""Compares the derivative of an optimizer's update with a finite difference."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress

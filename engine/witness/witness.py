@@ -1,4 +1,4 @@
-"""A step of the user's own module beside a step of the engine.
+"""Compares a step that the user's own module takes by itself with a step of the engine.
 
 Every reference inside the engine calls the module as the engine does, so all of them agree on a
 run that is not the user's. The witness is outside of it: the module that was handed in takes a step
