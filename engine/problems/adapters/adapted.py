@@ -127,7 +127,7 @@ def compared(
     first = _compared_here(module, theirs, ours)
     if not first[2]:
         return first
-    with _moved(module):
+    with moved_in(module):
         beside = _compared_here(module, theirs, ours)
     return first if beside[2] or not all(map(math.isfinite, beside[:2])) else beside
 
@@ -152,7 +152,7 @@ def _compared_here(
 
 
 @contextmanager
-def _moved(module: torch.nn.Module) -> Iterator[None]:
+def moved_in(module: torch.nn.Module) -> Iterator[None]:
     """Have every trained parameter beside its value in the block, by a tenth of its size."""
     trained = [each for each in module.parameters() if each.requires_grad]
     values = [each.detach().clone() for each in trained]

@@ -112,6 +112,19 @@ def _of_trainer(trainer: Any) -> Iterator[str]:  # noqa: ANN401 (of a library)
     own = [name for name in own if name not in usual]
     if own:
         yield f"callbacks: {', '.join(own)} are not called."
+    kinds = {each.__name__ for callback in trainer.callbacks for each in type(callback).__mro__}
+    yield from (f"{name}: {instead}" for name, instead in _INSTEAD.items() if name in kinds)
+
+
+_AVERAGES = "optimizer=engine.averaged(...) has the mean of the weights."
+_INSTEAD = {
+    "StochasticWeightAveraging": f"all steps have the module's rates; {_AVERAGES}",
+    "WeightAveraging": f"the output is that of the last weights; {_AVERAGES}",
+    "GradientAccumulationScheduler": "all steps accumulate as many batches as the first.",
+    "BaseFinetuning": "what it freezes is trained from the first step on, unless it is frozen by "
+    "requires_grad_(False) before the module is handed in.",
+}
+"""Callbacks of Lightning that change a training, and what is trained without them."""
 
 
 class _Silent(nn.Module):

@@ -45,15 +45,19 @@ def loaders_of(data: Any) -> tuple[Any, Any]:  # noqa: ANN401 (whatever was hand
     return found[0], found[1]
 
 
-def refuse_reloads(data: Any, trainer: Any) -> None:  # noqa: ANN401 (of a library)
-    """Refuse a Trainer that asks a datamodule for another loader after some passes."""
+def refuse_reloads(trainer: Any) -> None:  # noqa: ANN401 (of a library)
+    """Refuse a Trainer that begins anew with its loaders after some passes.
+
+    It asks a datamodule for others then, and begins twice with those that it was handed, so that
+    a loader with a generator of its own draws once more.
+    """
     passes = getattr(trainer, "reload_dataloaders_every_n_epochs", 0)
-    if passes and hasattr(data, "train_dataloader"):
+    if passes:
         raise ConfigurationError(
-            f"reload_dataloaders_every_n_epochs is {passes}, so Lightning asks "
-            f"{type(data).__name__} for another loader after so many passes, and only the first is "
-            "read here. Set it to 0, or hand in a pair of loaders; what changes from pass to pass "
-            "can be a sampler with set_epoch, or order= of an engine.Problem."
+            f"reload_dataloaders_every_n_epochs is {passes}, so Lightning asks for its loaders "
+            "anew after so many passes, and only the first are read here. Set it to 0; what "
+            "changes from pass to pass can be a sampler with set_epoch, or order= of an "
+            "engine.Problem."
         )
 
 

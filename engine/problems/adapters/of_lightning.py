@@ -32,7 +32,7 @@ from engine.problems.adapters.lightning_modules import (
     training_loss,
 )
 from engine.problems.adapters.lightning_order import loaders_of, order_of, refuse_reloads
-from engine.problems.adapters.torch_optimizers import optimizer_of_torch, rate_of
+from engine.problems.adapters.torch_optimizers import optimizer_of_torch, rate_of, unclipped
 from engine.recipes.code.user_code import raised
 from engine.routine.examples import Collated, collated
 from engine.routine.number_format import convert
@@ -48,6 +48,7 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
     *,
     num_steps: int | None = None,
     loss: Loss | None = None,
+    optimizer: Optimizer | None = None,
     eps_root: float = 1e-8,
     keep_order: bool = True,
     ignored_hooks: tuple[str, ...] = (),
@@ -68,6 +69,8 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
         num_steps: T, in place of the Trainer's.
         loss: Maps (module, batch) to one loss for each example, shape (batch,). By default
             ``training_step`` is called for each example by itself.
+        optimizer: In place of the one that ``configure_optimizers`` returns, with its own clipping;
+            the rates are those of the module's scheduler.
         eps_root: Added inside of Adam's square root, where torch has 0; see ``engine.adam``.
         keep_order: Whether the loader's order of examples is read; ``Counts`` need the engine's.
         ignored_hooks: Hooks of the module that change nothing in its training, by name.
@@ -84,7 +87,7 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
     held, is_double = guarded(held_module(module)), in_double(trainer)
     if is_double:
         held = held.double()
-    refuse_reloads(data, trainer)
+    refuse_reloads(trainer)
     train, held_out, loader = _examples(data, one_by_one=loss is None, is_double=is_double)
     counts = _counts(trainer, loader, num_steps)
     of_loss = None
@@ -95,7 +98,9 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
         of_loss = _other_loss(held, train, loss)
     configured = _configured(held, counts)
     clip = _clipping(trainer)
-    made = optimizer_of_torch(configured[0], held, eps_root=eps_root, **clip)
+    made = optimizer
+    if made is None:
+        made = optimizer_of_torch(configured[0], held, eps_root=eps_root, **clip)
     order, of_order = None, UNORDERED
     if keep_order:
         order, of_order = order_of(loader, counts.num_steps, counts.accumulated, counts.batches)
@@ -116,10 +121,13 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
         "order": order,
         "chunk": counts.batch_size,
     }
+    clips = unclipped(made, "gradient_clip_val", next(iter(clip.values()), None))
     root = f"the bare square root of {made.name}: eps_root={made.root} is added inside of it."
     said = (
         *left,
-        *filter(None, (of_order, of_loss, *drawn_at_random(held, train, loss or training_loss))),
+        *filter(
+            None, (of_order, of_loss, clips, *drawn_at_random(held, train, loss or training_loss))
+        ),
         *([root] if made.root else ()),
         "validation_step: held-out examples have the loss of training_step.",
     )

@@ -19,7 +19,7 @@ from engine.problems.adapters.adapted import (
     shards_of,
     told,
 )
-from engine.problems.adapters.torch_optimizers import optimizer_of_torch
+from engine.problems.adapters.torch_optimizers import optimizer_of_torch, unclipped
 from engine.problems.adapters.trainer_libraries import (
     is_of_trl,
     logs_kept,
@@ -37,6 +37,7 @@ from engine.problems.adapters.trainer_order import Loop, order_of
 from engine.problems.adapters.trainer_refusals import left_behind, refuse_other_loops
 from engine.problems.adapters.trainer_start import align_tokens, as_train_begins
 from engine.problems.adapters.trainer_sums import compare, other_loss, refuse_other_sums
+from engine.problems.adapters.trl_reference import with_reference
 from engine.routine.examples import Collated, collated
 from engine.routine.module.binding import copied
 from engine.routine.optimizer import Optimizer
@@ -62,7 +63,7 @@ def from_trainer(
     drawn at random. The Trainer stays as it is.
 
     Of trl, the ``SFTTrainer`` is carried over as it is, and the ``DPOTrainer`` with a loss of each
-    pair and ``precompute_ref_log_probs=True``:
+    pair; its reference, a model or what an adapter was put into, is asked for every pair here:
 
     ```py
     def preferred(model, batch, beta=0.1):
@@ -81,7 +82,7 @@ def from_trainer(
         objective: Name of the evaluation data, if ``eval_dataset`` is a dict.
         loss: Maps (model, batch) to one loss for each example, shape (batch,), for a model or a
             ``compute_loss`` whose loss is not known here.
-        optimizer: In place of the Trainer's.
+        optimizer: In place of the Trainer's, with its own clipping.
         eps_root: Added inside of Adam's square root, where torch has 0; see ``engine.adam``.
         keep_order: Whether the Trainer's order of examples is read; ``Counts`` need the engine's.
         **parts: Further parts of ``engine.Problem``: validation, test, names, show, metrics, ...
@@ -117,6 +118,9 @@ def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
         model = model.float()
     align_tokens(trainer, model)
     train, loop = _training_data(trainer)
+    chunk = args.per_device_eval_batch_size
+    held_out = with_reference(trainer, _held_out(trainer, objective), chunk)
+    train = with_reference(trainer, train, args.per_device_train_batch_size)
     of_loss = None
     with logs_kept(trainer):
         own, training = _losses(trainer, model, loss, train, loop.accumulated)
@@ -126,8 +130,9 @@ def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
             of_loss = other_loss(trainer, model, loss, train, loop.accumulated)
     order, of_order = order_of(trainer, loop) if keep_order else (None, UNORDERED)
     made = _optimizer(trainer, optimizer, eps_root)
+    clip = unclipped(made, "max_grad_norm", args.max_grad_norm)
     drawn = drawn_at_random(model, train, own if training is None else training)
-    said = [each for each in (of_order, of_loss, of_format, *drawn) if each]
+    said = [each for each in (of_order, of_loss, of_format, clip, *drawn) if each]
     not_carried = left_behind(trainer, said + _sentences(args, model, made))
     settings: dict[str, Any] = {
         "num_steps": loop.num_steps,
@@ -141,12 +146,12 @@ def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
         "loss": own,
         "training_loss": training,
         "train": train,
-        "objective": _held_out(trainer, objective),
+        "objective": held_out,
         "metrics": {} if loss is not None or not _has_classes(own, model) else {"hits": own.hits},
         "show": _shown(trainer, train),
-        "chunk": args.per_device_eval_batch_size,
+        "chunk": chunk,
         "optimizer": made,
-        "learning_rate": _rates(trainer, made),
+        "learning_rate": None if "learning_rate" in parts else _rates(trainer, made),
         "order": order,
         "origin": (
             f"transformers {version('transformers')}",
@@ -275,11 +280,22 @@ def _optimizer(trainer: Any, own: Optimizer | None, eps_root: float) -> Optimize
 
 
 def _made(trainer: Any) -> Any:  # noqa: ANN401 (of a library)
-    """Return the Trainer's optimizer; one that it makes for this is forgotten again."""
+    """Return the Trainer's optimizer; one that it makes for this is forgotten again.
+
+    Raises:
+        ConfigurationError: If it cannot be made, such as for want of a package.
+    """
     before = trainer.optimizer
     try:
         made = trainer.create_optimizer()
         return getattr(made, "optimizer", made)  # of accelerate
+    except (ImportError, ValueError) as error:
+        name = getattr(trainer.args.optim, "value", trainer.args.optim)
+        raise ConfigurationError(
+            f"optim is {name!r}, which the Trainer could not make: {error} Nor would it have a "
+            "counterpart here: adamw_torch, adamw_torch_fused, sgd and rmsprop have. Use one of "
+            "these, or hand in an engine.Optimizer as optimizer= and its rates as learning_rate=."
+        ) from error
     finally:
         trainer.optimizer = before
 

@@ -61,6 +61,22 @@ def rate_of(group: dict[str, Any]) -> float:
     return float(group.get("initial_lr", group["lr"]))
 
 
+def unclipped(optimizer: Optimizer, setting: str, value: float | None) -> str | None:
+    """Say in a sentence that an optimizer which was handed in does not clip as a loop does.
+
+    Args:
+        optimizer: Of the run.
+        setting: Of the loop, by name.
+        value: At which the loop clips; none or 0 if it does not.
+    """
+    if not value or value < 0 or {"clip_norm", "clip_value"} & set(optimizer.hyperparameters):
+        return None
+    return (
+        f"{setting}={value:g}, because {optimizer.name} was handed in without clip_norm or "
+        "clip_value."
+    )
+
+
 def _names(filled: list[dict[str, Any]], module: nn.Module) -> list[tuple[str, ...]]:
     """Return the names of each group's parameters; all that are trained have to be in one."""
     known = {id(p): name for name, p in module.named_parameters() if p.requires_grad}

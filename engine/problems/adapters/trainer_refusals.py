@@ -124,8 +124,8 @@ def _of_reference(trainer: Any) -> str:  # noqa: ANN401 (of a library)
     if not hasattr(trainer.args, "precompute_ref_log_probs"):
         return ""
     return (
-        " With precompute_ref_log_probs=True a batch has the log-probabilities of the reference "
-        "model; help(engine.from_trainer) has DPO's loss."
+        " A batch has the log-probabilities of the reference as ref_chosen_logps and "
+        "ref_rejected_logps; help(engine.from_trainer) has DPO's loss."
     )
 
 

@@ -259,3 +259,11 @@ class Listing(Net):
 class AsksData(Net):
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=1 / len(self.trainer.datamodule))
+
+
+class Adagrad(Net):
+    """An optimizer without a counterpart, and a scheduler by pass."""
+
+    def configure_optimizers(self):
+        made = torch.optim.Adagrad(self.parameters(), lr=0.3)
+        return {"optimizer": made, "lr_scheduler": torch.optim.lr_scheduler.StepLR(made, 1, 0.5)}

@@ -277,9 +277,51 @@ def test_loaders_that_are_made_anew_are_refused(of_lightning):
     """Each pass might have another order, or other examples."""
     trainer = trainer_of(reload_dataloaders_every_n_epochs=1)
 
-    with pytest.raises(ConfigurationError, match="asks Data for another loader"):
-        engine.from_lightning(of_lightning.Net(), of_lightning.Data(loaders), trainer)
-    engine.from_lightning(of_lightning.Net(), loaders(), trainer)  # nothing is made anew
+    for data in (of_lightning.Data(loaders), loaders()):  # which Lightning begins twice, and draws
+        with pytest.raises(ConfigurationError, match="asks for its loaders anew.*Set it to 0"):
+            engine.from_lightning(of_lightning.Net(), data, trainer)
+
+
+def test_optimizer_that_is_handed_in_takes_the_place_of_any(of_lightning):
+    """Of one that has no counterpart; the rates stay those of the module."""
+    module = of_lightning.Adagrad()
+    with pytest.raises(ConfigurationError, match=r"Adagrad, which has no counterpart.*optimizer="):
+        engine.from_lightning(module, loaders(), trainer_of())
+
+    problem = engine.from_lightning(module, loaders(), trainer_of(), optimizer=engine.sgd(0.5))
+    clipped = engine.from_lightning(
+        module, loaders(), trainer_of(), optimizer=engine.sgd(0.5, clip_norm=0.1)
+    )
+
+    routine = problem.routine({"weights": engine.ExampleWeights(torch.ones(24))})
+    assert routine.optimizer.name == "sgd"
+    assert list(routine.learning_rate)[::6] == pytest.approx([0.3, 0.15, 0.075])
+    lost = "gradient_clip_val=0.5, because sgd was handed in without clip_norm"
+    assert [lost in " ".join(each.not_carried) for each in (problem, clipped)] == [True, False]
+
+
+@pytest.mark.parametrize("kind", ["StochasticWeightAveraging", "BackboneFinetuning", "Own", None])
+def test_callbacks_that_change_a_training_are_said_with_what_stands_for_them(kind, of_lightning):
+    """A subclass of one, too."""
+    from lightning.pytorch import callbacks
+
+    class Own(callbacks.WeightAveraging):
+        def __init__(self):
+            """Average nothing."""
+
+    made = {
+        "StochasticWeightAveraging": lambda: [callbacks.StochasticWeightAveraging(0.1)],
+        "BackboneFinetuning": lambda: [callbacks.BackboneFinetuning()],
+        "Own": lambda: [Own()],
+        None: list,
+    }[kind]()
+
+    problem = engine.from_lightning(of_lightning.Net(), loaders(), trainer_of(callbacks=made))
+
+    said = " ".join(problem.not_carried)
+    assert (f"callbacks: {kind} are not called" in said) == (kind is not None)
+    assert ("engine.averaged" in said) == (kind in ("StochasticWeightAveraging", "Own"))
+    assert ("requires_grad_(False)" in said) == (kind == "BackboneFinetuning")
 
 
 @pytest.mark.parametrize("factor", [1.0, 3.0])

@@ -1,5 +1,6 @@
 """What a Trainer has and a problem cannot have: refused with the reason, or said."""
 
+import importlib.util
 import re
 
 import pytest
@@ -197,3 +198,20 @@ def test_loss_that_is_not_the_trainers_is_said(accumulated, ratio, tmp_path, tra
     plain = trainer_of(tmp_path, bert(), kind)
     found = engine.from_trainer(plain, loss=each_loss).not_carried
     assert not [each for each in found if "own loss" in each]
+
+
+def test_optimizer_of_an_absent_package_is_refused_by_its_setting(tmp_path):
+    """And one that is handed in with its rates takes its place; lost clipping is said."""
+    if importlib.util.find_spec("schedulefree"):
+        pytest.skip("needs a package to be absent")
+    trainer = trainer_of(tmp_path, bert(), kind, optim="schedule_free_adamw")
+    with pytest.raises(ConfigurationError, match=r"optim is 'schedule_free_adamw'.*learning_rate="):
+        engine.from_trainer(trainer)
+    with pytest.raises(ConfigurationError, match="optim is 'schedule_free_adamw'"):
+        engine.from_trainer(trainer, optimizer=engine.sgd())
+
+    problem = engine.from_trainer(trainer, optimizer=engine.sgd(), learning_rate=0.1)
+
+    routine = problem.routine({"weights": engine.ExampleWeights(torch.ones(24))})
+    assert (routine.optimizer.name, routine.learning_rate) == ("sgd", 0.1)
+    assert any("max_grad_norm=0.4, because sgd" in each for each in problem.not_carried)

@@ -196,12 +196,25 @@ def preferred():
     return functools.partial(names["preferred"], beta=0.5)
 
 
+def reference():
+    from tests.engine.problems.adapters.trl_runs import other_llama
+
+    return other_llama()
+
+
+LIVE = {"precompute_ref_log_probs": False}
+
 PAIRS = {
     "pairs": {},
+    "reference that is asked in each step": {**LIVE, "ref_model": reference},
+    "such a one, accumulated": {
+        **LIVE, "ref_model": reference, "gradient_accumulation_steps": 2, **SGD,
+    },
+    "such a one below an adapter": {**LIVE, "peft_config": lora, "learning_rate": 0.2},
     "accumulated": {"gradient_accumulation_steps": 2, **SGD},
     "lora": {"peft_config": lora, "learning_rate": 0.2},
     "cut off": {"max_length": 6},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -232,8 +245,71 @@ def test_another_loss_of_pairs_is_said(changes, tmp_path, trl_runs):
 
 def test_pairs_without_a_loss_are_refused_with_what_works(tmp_path, trl_runs):
     """The remedy is what the test above does."""
-    with pytest.raises(ConfigurationError, match=r"Hand in loss=.*precompute_ref_log_probs=True"):
+    with pytest.raises(ConfigurationError, match=r"Hand in loss=.*as ref_chosen_logps and"):
         engine.from_trainer(trl_runs.dpo(tmp_path))
+
+
+def following():
+    return {"sync_ref_model": True, "ref_model": reference()}
+
+
+def sharing():
+    """Return a model whose head is the reference's, too."""
+    from tests.engine.problems.adapters.trl_runs import llama
+
+    model, other = llama().double(), reference()
+    other.lm_head.weight = model.lm_head.weight
+    return {"model": model, "ref_model": other}
+
+
+def drawing():
+    """Return a reference that drops, in training mode."""
+    from tests.engine.problems.adapters.trl_runs import other_llama
+
+    other = other_llama()
+    other.config.attention_dropout = 0.5
+    for layer in other.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    return {"ref_model": other.train(), "disable_dropout": False}
+
+
+MOVING = {
+    "following": (following, r"sync_ref_model is True.*state= is the reference"),
+    "sharing": (sharing, r"has parameters that are trained .*precompute_ref_log_probs=True"),
+    "drawing": (drawing, r"reference draws random numbers.*disable_dropout=True"),
+}
+
+
+@pytest.mark.parametrize("case", MOVING)
+def test_reference_that_does_not_stay_is_refused(case, tmp_path, trl_runs):
+    """One column of numbers would be the reference of the first step only."""
+    make, words = MOVING[case]
+    trainer = trl_runs.dpo(tmp_path, **(LIVE | {"model": trl_runs.llama().double()} | make()))
+
+    with pytest.raises(ConfigurationError, match=words):
+        engine.from_trainer(trainer, loss=preferred())
+
+
+def test_columns_are_what_the_reference_says_of_each_pair(tmp_path, trl_runs):
+    """By its logits; the model that is trained stays in its modes."""
+    trainer = trl_runs.dpo(
+        tmp_path, trl_runs.llama().double(), ref_model=trl_runs.other_llama(), **LIVE
+    )
+    modes = [each.training for each in trainer.model.modules()]
+
+    problem = engine.from_trainer(trainer, loss=preferred())
+
+    batch = problem.train.collate([problem.train.samples[place] for place in (5, 2)])
+    held = problem.objective.collate([problem.objective.samples[0]])
+    assert [each.training for each in trainer.model.modules()] == modes
+    assert held.keys() == batch.keys()
+    one = trainer.data_collator([trainer.train_dataset[5]])
+    logits = trainer.ref_model.eval()(one["input_ids"], attention_mask=one["attention_mask"]).logits
+    tokens, counted = one["input_ids"][:, 1:], one["completion_mask"][:, 1:]
+    each = logits[:, :-1].log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    expected = (each * counted).sum(dim=1)
+    assert float(batch["ref_chosen_logps"][0]) == pytest.approx(float(expected[0]), rel=1e-6)
+    assert float(batch["ref_rejected_logps"][0]) == pytest.approx(float(expected[1]), rel=1e-6)
 
 
 def tuning():

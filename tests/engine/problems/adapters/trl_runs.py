@@ -124,9 +124,20 @@ def sft(folder, row=text, model=None, number=24, base=trl.SFTTrainer, **changes)
     )
 
 
+def other_llama():
+    """A reference that is none of the model's own beginnings, so that the two never agree."""
+    model = llama().double()
+    drawn = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for each in model.parameters():
+            each.add_(torch.randn(each.shape, generator=drawn).double(), alpha=0.3)
+    return model
+
+
 def dpo(folder, model=None, number=24, **changes):
-    """Return a trainer of pairs, whose reference is the model that it begins with."""
-    further = {name: changes.pop(name) for name in ("peft_config",) if name in changes}
+    """Return a trainer of pairs; its reference is the model it begins with, or ``ref_model``."""
+    own = ("peft_config", "ref_model")
+    further = {name: changes.pop(name) for name in own if name in changes}
     settings = SETTINGS | {"precompute_ref_log_probs": True} | changes
     return trl.DPOTrainer(
         model=llama() if model is None else model,
