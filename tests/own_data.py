@@ -13,6 +13,8 @@ import random
 import shutil
 from pathlib import Path
 
+from tests import own_code
+
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 CLASSES = {
     "birds": "animals/birds",
@@ -84,7 +86,8 @@ def instructions(folder):
     return path
 
 
-MAKERS = {"photographs": photographs, "table": table, "instructions": instructions}
+PLAIN = {"photographs": photographs, "table": table, "instructions": instructions}
+MAKERS = PLAIN | own_code.MAKERS
 
 PROBLEMS = {
     "photographs": """
@@ -108,6 +111,8 @@ optimizer: {name: adamw, eps_root: 1.0e-6}
 """,
 }
 """Data to the part of a recipe that says what they are; ``DATA`` stands for the path."""
+
+PROBLEMS |= own_code.PROBLEMS
 
 TRAINING = """
 training: {num_steps: 8, batch_size: 12, threads: 1, learning_rate: 0.02}
@@ -149,7 +154,7 @@ baselines: [random-pixels]
 """Question to the part of a recipe that asks it."""
 
 
-STEPS = {"photographs": "0.3", "table": "0.3", "instructions": "0.02"}
+STEPS = {"photographs": "0.3", "table": "0.3", "instructions": "0.02"} | own_code.STEPS
 """Data to how far an outer step of a poison moves an input: a pixel, a number, an embedding."""
 
 
@@ -167,16 +172,28 @@ def _texts(path):
     return [json.loads(line)["instruction"] for line in path.read_text().splitlines()]
 
 
-NAMES = {"photographs": _files, "table": _rows, "instructions": _texts}
+NAMES = {"photographs": _files, "table": _rows, "instructions": _texts} | own_code.NAMES
 """Data to what maps its path to what people call its examples: files, rows, questions."""
+
+
+WITH_PICTURES = ("photographs", "own-photographs")
+"""Data whose reports show pictures."""
+
+
+def questions_about(data):
+    """Return the questions that can be asked about some data."""
+    return [*QUESTIONS, *(own_code.MORE if data in own_code.GROUPS else ())]
 
 
 def why_not(data):
     """Say what is missing for some data; nothing where it is all there."""
-    if data == "photographs" and not STAMPS.is_dir():
+    if data in WITH_PICTURES and not STAMPS.is_dir():
         return "the pictures of Debian's package tuxpaint-stamps-default are not installed"
     needed = {"photographs": ["PIL"], "table": ["pyarrow"], "instructions": ["transformers"]}
-    return next((f"{each} is missing" for each in needed[data] if not _is_there(each)), None)
+    needed["own-photographs"] = ["PIL"]
+    return next(
+        (f"{each} is missing" for each in needed.get(data, ()) if not _is_there(each)), None
+    )
 
 
 def _is_there(package):
@@ -185,7 +202,12 @@ def _is_there(package):
 
 def write_recipe(folder, data, question, path):
     """Write the recipe of a question about data, as a stranger would, and return its path."""
-    text = f"name: {data}-{question}\n" + PROBLEMS[data] + TRAINING + QUESTIONS[question]
+    asked = (QUESTIONS | own_code.MORE)[question]
+    text = f"name: {data}-{question}\n" + PROBLEMS[data] + TRAINING + asked
     recipe = folder / f"{data}-{question}.yaml"
-    recipe.write_text(text.replace("DATA", f'"{path}"').replace("STEP", STEPS[data]))
+    words = {"FOLDER": str(folder), "DATA": f'"{path}"', "STEP": STEPS[data]}
+    words |= {"GROUPS": own_code.GROUPS.get(data, ""), "CHOICE": own_code.CHOICES.get(data, "")}
+    for word, stands_for in words.items():
+        text = text.replace(word, stands_for)
+    recipe.write_text(text)
     return recipe

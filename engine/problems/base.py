@@ -160,6 +160,7 @@ class Problem:
                     f"{name} of the problem is {type(given).__name__}, which has no length. Hand "
                     "in a tuple or a dict of tensors, a torch Dataset by index, or a table."
                 )
+        _refuse_meta(self.model)
         self._check_functions()
         for name, least in (("num_classes", 0), ("chunk", 1)):
             given = getattr(self, name)
@@ -177,6 +178,11 @@ class Problem:
             if not isinstance(getattr(self, name), Mapping):
                 raise _refused(name, getattr(self, name), f"a dict of {what} by name")
         for name, metric in self.metrics.items():
+            if name == "loss":  # to which it would be added
+                raise ConfigurationError(
+                    "metrics of the problem has one that is called 'loss', as is the mean loss "
+                    "that is shown beside them. Hand in the metric under another name."
+                )
             if not callable(metric):
                 raise _refused(f"metrics[{name!r}]", metric, "a function of (model, batch)")
 
@@ -268,6 +274,15 @@ class Problem:
         sizes = {n: f"{_number(each)}" for n, each in splits.items() if each is not None}
         more = {name: ", ".join(getattr(self, name)) for name in ("metrics", "groups")}
         return {"model": model, **sizes, **{name: each for name, each in more.items() if each}}
+
+
+def _refuse_meta(model: Any) -> None:  # noqa: ANN401 (a module, or what makes one)
+    """Refuse a module whose parameters are shapes without numbers."""
+    if isinstance(model, nn.Module) and any(each.is_meta for each in model.parameters()):
+        raise ConfigurationError(
+            f"model of the problem ({type(model).__name__}) is on the device meta, where parameters"
+            " have shapes and no numbers. Hand in one that is made on the CPU; the run moves it."
+        )
 
 
 def _number(examples: Any) -> int:  # noqa: ANN401 (whatever holds examples)

@@ -23,7 +23,7 @@ from engine.problems.splits import Examples
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.model import ModelSettings
 from engine.storage.listing import list_data, relative_paths
-from engine.storage.reading import data_errors, open_data, read_data
+from engine.storage.reading import data_errors, open_data, read_data, with_place
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _SHOWN = 5
@@ -112,7 +112,7 @@ def _classes(
     """
     what = f"The folder {url} of the {name} pictures"
     open_data(what, url)
-    with data_errors(what, "Correct the path."):
+    with data_errors(what, with_place(url, "Correct the path.")):
         data = list_data(url)
     root = f"{open_data(what, url)[1].rstrip('/')}/"
     for reason, places in ((_UNREADABLE, data.others), (_EMPTY, data.empty)):

@@ -100,8 +100,18 @@ def groups(settings: MetaparametersSettings, data: DataSet) -> tuple[Tensor, int
         Integers from 0, shape (examples,), and the number of groups.
 
     Raises:
-        ConfigurationError: If the problem has no such groups.
+        ConfigurationError: If the problem has no such groups, or one alone.
     """
+    of_each, number = _groups(settings, data)
+    if number < 2:
+        raise ConfigurationError(
+            f"metaparameters.groups is {settings.groups}, and all candidates are of one group, "
+            "whose share is 1 whatever its weight. Name groups of which there are several."
+        )
+    return of_each, number
+
+
+def _groups(settings: MetaparametersSettings, data: DataSet) -> tuple[Tensor, int]:
     train = data.splits["train"]
     if settings.groups == GroupName.CLASS and data.num_classes == 0:
         raise ConfigurationError(

@@ -120,9 +120,11 @@ def as_examples(what: str, given: Any, dtype: torch.dtype) -> Examples:  # noqa:
         dtype: Number format of whatever has a floating point.
 
     Raises:
-        DataError: If no batches can be made of it, or a number is NaN or infinite.
+        DataError: If no batches can be made of it, there are none, or a number is NaN or infinite.
     """
     if isinstance(given, Examples):
+        if not len(given):  # a file with a head and no rows
+            raise DataError(f"There are no examples in {what} of the problem. Give at least one.")
         return given
     try:
         source = examples_from(given, torch.device("cpu"))

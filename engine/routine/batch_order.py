@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from engine.errors import ConfigurationError, DataError
 from engine.numerics.determinism import generator
@@ -193,6 +194,11 @@ def given_order(given: Any, num_steps: int, batch_size: int, num_examples: int) 
         ConfigurationError: If it is none of these, or has batches for fewer steps.
         DataError: If a batch of it is not one.
     """
+    if isinstance(given, DataLoader):
+        raise ConfigurationError(
+            "order is a DataLoader, which gives examples and not their indices. Hand in "
+            "loader.batch_sampler, or loader.sampler."
+        )
     if isinstance(given, GivenOrder):
         made = given
     elif callable(given) and not hasattr(given, "__iter__"):
@@ -212,6 +218,11 @@ def given_order(given: Any, num_steps: int, batch_size: int, num_examples: int) 
             made.batch(step)
     else:
         raise ConfigurationError(f"order is a {type(given).__name__}. {_ORDERS}")
+    if made.num_steps == 0:
+        raise ConfigurationError(
+            f"order has no batch of {batch_size} examples: a pass of it is shorter, and what does "
+            "not fill a batch is left out. Make it longer, or the batch smaller."
+        )
     if made.num_steps < num_steps:
         raise ConfigurationError(
             f"order has batches for {made.num_steps} steps, but num_steps is {num_steps}. Give one "

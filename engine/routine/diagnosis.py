@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError, EngineError, UndifferentiableError
 from engine.routine.coupled_loss import coupled
 from engine.routine.loss_terms import Term, one_each
+from engine.routine.module.batch_norm import without_buffers
+from engine.routine.optimizer import refuse_other_tensors
 from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
-from engine.types import Output
+from engine.types import Output, State
 
 
 @contextmanager
@@ -105,6 +107,7 @@ def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> 
             raise told("The loss fails on the batch of step 0", failure, rule) from error
         if not isinstance(found, Tensor) and coupled(routine.loss) is None:
             one_each(found, len(term.indices))
+        _diagnose_update(routine, state, error)
         if routine.own is not None:
             _, failure = _tried(lambda: routine.moved_own(state, params, routine.point(), 0))
             if failure is not None:
@@ -115,6 +118,23 @@ def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> 
                 of_losses = isinstance(output, MeanLoss)
                 what = "The loss fails on held-out examples" if of_losses else _FAILED_OUTPUT
                 raise told(what, failure, HELD_OUT if of_losses else _OUTPUT) from error
+
+
+def _diagnose_update(routine: Routine, state: State, error: Exception) -> None:
+    """Try the update of a user's own optimizer on a gradient of zeros."""
+    optimizer = routine.optimizer
+    if optimizer.update.__module__.partition(".")[0] == "engine":
+        return
+
+    def update() -> State:
+        with torch.no_grad():
+            return routine.update(state, torch.zeros_like(state["params"]), routine.point(), 0)
+
+    found, failure = _tried(update)
+    if failure is not None:
+        what = f"The update of optimizer {optimizer.name!r} fails at step 0"
+        raise told(what, failure, _UPDATE) from error
+    refuse_other_tensors(optimizer, without_buffers(state), found, 0)
 
 
 def _is_theirs(error: Exception) -> bool:
@@ -158,6 +178,10 @@ _AGAIN = (
 _ADVANCE = (
     "It is called as advance(state, params, batch, step), with the parameters by name, and returns "
     "the next state"
+)
+_UPDATE = (
+    "It is called as update(state, gradient, hyper, step), with flat tensors by name in state, and "
+    "in hyper the learning_rate and the optimizer's own hyperparameters"
 )
 _FAILED_OUTPUT = "The output fails on the model"
 _OUTPUT = "An output is called as output(model), in evaluation mode"

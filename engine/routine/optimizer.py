@@ -100,6 +100,27 @@ class Optimizer:
         return min(values, default=None)
 
 
+def refuse_other_tensors(
+    optimizer: Optimizer, state: Mapping[str, Tensor], following: Mapping[str, Tensor], step: int
+) -> None:
+    """Refuse an update that returns other names or shapes than it was given.
+
+    Raises:
+        ConfigurationError: With both.
+    """
+    was = {name: tuple(row.shape) for name, row in state.items()}
+    found = {name: tuple(row.shape) for name, row in following.items()}
+    if was != found:
+        before, after = (
+            ", ".join(f"{name} {shape}" for name, shape in sorted(each.items()))
+            for each in (was, found)
+        )
+        raise ConfigurationError(
+            f"The optimizer {optimizer.name!r} maps {before} to {after} at step {step}. Return the "
+            "same names that init returned, each in its shape."
+        )
+
+
 REST = "rest_"
 """Begins the names of the optimizer that moves what another one leaves, see ``parted``."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from engine.errors import UndifferentiableError
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.optimizer import refuse_other_tensors
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.pulls import pull, pull_through_every_node, pulls
@@ -113,11 +114,7 @@ def pull_update(  # noqa: PLR0913 (the parts of a step)
     gradient = gradient.detach().requires_grad_()
     with torch.enable_grad():
         following = routine.update(inputs, gradient, z, step, used)
-    if following.keys() != state.keys():
-        raise UndifferentiableError(
-            f"The optimizer {routine.optimizer.name!r} maps {sorted(state)} to "
-            f"{sorted(following)} at step {step}. Return the same names that init returned."
-        )
+    refuse_other_tensors(routine.optimizer, state, following, step)
     sources = [*inputs.values(), gradient]
     products, rows = [], split(cotangent)
     found_of = pulls(

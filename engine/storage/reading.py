@@ -6,6 +6,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -51,6 +52,13 @@ def data_errors(what: str, hint: str) -> Iterator[None]:
         raise DataError(f"{redacted(what)} cannot be read ({reason}). {hint}") from error
 
 
+def with_place(url: str, hint: str) -> str:
+    """Add to what to do where a relative path is looked for."""
+    if "://" in url or "::" in url or Path(url).is_absolute() or Path(url).exists():
+        return hint
+    return f"{hint} A relative path is looked for where the command runs, here {Path.cwd()}."
+
+
 def open_data(
     what: str, url: str, options: dict[str, Any] | None = None
 ) -> tuple[AbstractFileSystem, str]:
@@ -93,7 +101,7 @@ def read_data(what: str, url: str, hint: str, most: int | None = None) -> bytes:
         StoreError: If there was no answer, which may pass.
     """
     file_system, path = open_data(what, url)
-    with data_errors(what, hint):
+    with data_errors(what, with_place(url, hint)):
         if is_local(file_system):
             _check_file(what, path, hint, _memory() if most is None else most)
         elif url.startswith(("http://", "https://")):

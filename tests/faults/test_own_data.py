@@ -3,7 +3,7 @@
 import pytest
 
 from tests import own_data
-from tests.faults.own_data import ALL, trials
+from tests.faults.own_data import EVERY, trials
 
 pytestmark = pytest.mark.timeout(7200)
 
@@ -26,10 +26,17 @@ def test_poison_of_a_table_is_killed_resumed_and_run_on_dask(tmp_path):
     tried([("table", "poison")], tmp_path)
 
 
+@pytest.mark.servers
+def test_mixture_of_ones_own_script_is_killed_resumed_and_run_on_dask(tmp_path):
+    """Its model, metric, optimizer, sampler, groups and carried state, read by each process."""
+    pytest.importorskip("prefect_dask")
+    tried([("script", "mixture")], tmp_path)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.servers
 @pytest.mark.parametrize("data", own_data.MAKERS)
 def test_every_question_about_every_kind_of_data(data, tmp_path):
     """Folder of photographs, Parquet table and instruction set."""
     pytest.importorskip("prefect_dask")
-    tried([each for each in ALL if each[0] == data], tmp_path)
+    tried([each for each in EVERY if each[0] == data], tmp_path)

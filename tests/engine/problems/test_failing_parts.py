@@ -19,6 +19,18 @@ FAILING = {
     "a model": ("model=net", "model=lambda seed: 1 / 0", "for its model raised ZeroDivisionError"),
     "a class for a model": ("model=net", "model=nn.Identity", "is the class Identity"),
     "an optimizer": (_END, f"{_END}optimizer=lambda num_steps: 1 / 0,\n", "for its optimizer or"),
+    "an update": (
+        _END,
+        f"{_END}optimizer=engine.Optimizer('mine', {{}}, lambda params: {{}}, "
+        "lambda state, gradient, hyper, step: {'params': gradient * hyper['momentum']}),\n",
+        r"update of optimizer 'mine' fails at step 0 \(KeyError: 'momentum'\), at .*my_clouds",
+    ),
+    "an update that forgets": (
+        _END,
+        f"{_END}optimizer=engine.Optimizer('mine', {{}}, lambda params: {{'v': params}}, "
+        "lambda state, gradient, hyper, step: {'params': state['params'][1:] + gradient[1:]}),\n",
+        r"'mine' maps params \(37,\), v \(37,\) to params \(36,\) at step 0",
+    ),
     "rates": (_END, f"{_END}learning_rate=lambda num_steps: 1 / 0,\n", "or its learning rates"),
     "an order": (_END, f"{_END}order=lambda step: 1 / 0,\n", "of step 0 raised ZeroDivisionError"),
     "a state that moves": (

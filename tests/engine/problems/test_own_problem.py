@@ -91,6 +91,8 @@ def test_groups_of_ones_own_have_weights(tmp_path):
     assert built.kind.value.shape == (2,)
     with pytest.raises(ConfigurationError, match=r"no groups of that name. Use one of class"):
         build_problem(own(tmp_path, changes=[*changes, "metaparameters.groups=site"]))
+    with pytest.raises(ConfigurationError, match=r"groups is cloud, and all .* of one group"):
+        build_problem(own(tmp_path, replaced("y.tolist()", "[0] * number"), changes))
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from engine import Problem
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, DataError
+from engine.problems.splits import Examples
 from engine.problems.splitting import data_set
 
 N = 12
@@ -41,6 +42,7 @@ WRONG = {
     "held-out names of a text": ("held_out_names", {"objective": "a" * N}),
     "metrics, a function": ("metrics", lambda model, batch: 0),
     "metrics, a list": ("metrics", ["accuracy"]),
+    "metrics, one called as the loss": ("metrics", {"loss": lambda model, batch: batch[1]}),
     "metrics, a name": ("metrics", {"accuracy": "accuracy"}),
     "metaparameters, a list": ("metaparameters", [1]),
     "show, a list": ("show", ["a"] * N),
@@ -81,6 +83,29 @@ def test_part_that_was_handed_in_wrongly_is_refused_by_name(what):
         problem(**{name: value})
 
     assert "Hand in" in str(caught.value)
+
+
+def test_model_without_numbers_is_refused():
+    """It was torch's own error, once the run had it moved."""
+    columns = torch.randn(N, 3), torch.arange(N) % 2
+    model = nn.Linear(3, 2, device="meta")
+
+    with pytest.raises(ConfigurationError, match="Linear.* is on the device meta.*on the CPU"):
+        Problem(model=model, loss=lambda m, b: m(b[0]).sum(1), train=columns, objective=columns)
+
+
+@pytest.mark.parametrize("split", ["train", "objective", "validation", "test"])
+def test_split_without_examples_is_refused_by_name(split):
+    """A file that has a head and no rows was torch's word about an ambiguous shape."""
+    columns = torch.randn(N, 3), torch.arange(N) % 2
+    parts = dict.fromkeys(("train", "objective", "validation", "test"), columns)
+    none = [column[:0] for column in columns]
+    for empty in (tuple(none), Examples(*none)):  # as of a script, and of a ready problem
+        parts[split] = empty
+        made = Problem(model=nn.Linear(3, 2), loss=lambda m, b: m(b[0]).sum(1), **parts)
+
+        with pytest.raises(DataError, match=f"There are no examples in {split} of the problem"):
+            data_set(made, torch.float32)
 
 
 def test_a_class_of_modules_is_no_function_of_the_seed():

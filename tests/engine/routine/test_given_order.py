@@ -128,7 +128,12 @@ REFUSED = {
     "words": (lambda: [["a"] * BATCH] * STEPS, "Hand in a list"),
     "fractions": (lambda: torch.rand(STEPS, BATCH), "whole numbers"),
     "random": (lambda: lambda step: torch.randint(96, (BATCH,)), "two batches"),
-    "empty": (lambda: [], "batches for 0 steps"),
+    "empty": (lambda: [], "no batch of 16 examples"),
+    "short": (lambda: torch.utils.data.SequentialSampler(range(9)), "no batch of 16 examples"),
+    "loader": (
+        lambda: torch.utils.data.DataLoader(torch.zeros(96), 16),
+        "order is a DataLoader.*sampler",
+    ),
 }
 
 

@@ -223,3 +223,13 @@ def test_a_picture_of_more_bytes_than_any_is_not_read(tmp_path):
 
     with pytest.raises(DataError, match="68719476736 bytes"):
         image_folder(str(tmp_path), size=8)
+
+
+def test_relative_path_says_where_it_is_looked_for(tmp_path, monkeypatch):
+    """Code is looked for beside the recipe, and data where the command runs."""
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(DataError, match=f"Correct it. .*command runs, here {tmp_path}"):
+        read_data("The table x", "rows.csv", "Correct it.")
+    with pytest.raises(DataError, match=r"Correct it\.$"):
+        read_data("The table x", f"{tmp_path}/rows.csv", "Correct it.")
