@@ -205,6 +205,8 @@ def write_recipe(folder, data, question, path):
     asked = (QUESTIONS | own_code.MORE)[question]
     text = f"name: {data}-{question}\n" + PROBLEMS[data] + TRAINING + asked
     recipe = folder / f"{data}-{question}.yaml"
+    if data in own_code.SINGLY:
+        text = text.replace("trial_subsets: 0", "trial_subsets: 0, retraining: loop")
     words = {"FOLDER": str(folder), "DATA": f'"{path}"', "STEP": STEPS[data]}
     words |= {"GROUPS": own_code.GROUPS.get(data, ""), "CHOICE": own_code.CHOICES.get(data, "")}
     for word, stands_for in words.items():

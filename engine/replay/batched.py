@@ -153,7 +153,7 @@ def _trained(
     routine: Routine, points: Sequence[Metaparams], seeds: Sequence[int] | None, how: Together
 ) -> Iterator[_Trained]:
     """Yield what each run came to."""
-    pairs = list(zip(_runs(routine, points, seeds), points, strict=True))
+    pairs = list(zip(runs_of(routine, points, seeds), points, strict=True))
     if how is Together.LOOP or len(pairs) < 2:
         yield from _train_one_by_one(pairs)
         return
@@ -170,9 +170,10 @@ def _parts(count: int, routine: Routine) -> Iterator[list[int]]:
         yield part.tolist()
 
 
-def _runs(
+def runs_of(
     routine: Routine, points: Sequence[Metaparams], seeds: Sequence[int] | None
 ) -> list[Routine]:
+    """Return the routine of each point: the same one, or of its own seed."""
     runs = [
         routine if seed == routine.seed else replace(routine, seed=seed)
         for seed in seeds or [routine.seed] * len(points)
@@ -191,14 +192,14 @@ def _go_together(parts: Sequence[Sequence[_Run]], how: Together) -> bool:
         ConfigurationError: If they should and cannot.
     """
     count = sum(map(len, parts))
-    obstacle = _obstacle(parts[0], must_be_faster=how is Together.AUTO)
-    if obstacle is None:
+    found = obstacle(parts[0], must_be_faster=how is Together.AUTO)
+    if found is None:
         return True
     if how is Together.BATCHED:
         raise ConfigurationError(
-            f"{count} runs cannot be trained as one batched run: {obstacle} Use together='loop'."
+            f"{count} runs cannot be trained as one batched run: {found} Use together='loop'."
         )
-    _logger.info("%d runs are trained one by one: %s", count, obstacle)
+    _logger.info("%d runs are trained one by one: %s", count, found)
     return False
 
 
@@ -237,7 +238,7 @@ def _by_step(losses: PerStep) -> Tensor:
     return torch.stack(list(losses.values()))
 
 
-def _obstacle(part: Sequence[_Run], *, must_be_faster: bool) -> str | None:
+def obstacle(part: Sequence[tuple[Routine, Metaparams]], *, must_be_faster: bool) -> str | None:
     """Train step 0 both ways; say why the runs cannot or should not be batched, if so."""
     runs, points = zip(*part, strict=True)
     if runs[0].own is not None:

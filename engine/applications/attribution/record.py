@@ -4,6 +4,7 @@ from typing import Any
 
 from engine.applications.attribution.scores import kept_weights, query_batch
 from engine.applications.attribution.trak import check_trak, no_classifier, trak_is_installed
+from engine.applications.attribution.trial import check_batched
 from engine.problems.built import build_problem
 from engine.recipes.attribution import AttributionBaseline, AttributionRecipe
 from engine.recipes.settings import Document
@@ -254,4 +255,5 @@ def prepare(recipe: AttributionRecipe, store: str) -> None:
         check_trak(problem)
     for removals in recipe.attribution.removals:
         kept_weights(removals, len(problem.routine), 0)
+    check_batched(recipe.attribution, problem)
     begin_run(recipe, store)

@@ -14,7 +14,7 @@ from engine.applications.attribution.scores import (
     query_outputs,
 )
 from engine.applications.attribution.trak import trak_scores
-from engine.applications.attribution.trial import try_removals
+from engine.applications.attribution.trial import check_batched, try_removals
 from engine.preflight.verdict import CheckReport, Verdict
 from engine.recipes.attribution import AttributionRecipe, Queries, Removals, Retraining
 from engine.recipes.settings import Document
@@ -73,7 +73,10 @@ def preflight(recipe: AttributionRecipe, store: str) -> CheckReport:
     """
     settings, run = recipe.attribution, Run(recipe.descent, store)
     twins = read_scalars_as(store, stages.preflight(run), CheckReport)
-    if not settings.trial_subsets or twins.verdict is Verdict.REFUSE:
+    if twins.verdict is Verdict.REFUSE:
+        return twins
+    check_batched(settings, run.problem)
+    if not settings.trial_subsets:
         return twins
     ref = trial(run, *settings.trial, settings.trial_subsets, settings.retraining)
     tried = read_scalars_as(store, ref, CheckReport)

@@ -15,10 +15,11 @@ from engine.applications.attribution.scores import (
 )
 from engine.preflight.verdict import Check, Verdict
 from engine.problems.built import BuiltProblem
-from engine.recipes.attribution import Queries, Removals, Retraining
+from engine.recipes.attribution import AttributionSettings, Queries, Removals, Retraining
 from engine.recipes.replay import ReplaySettings
 from engine.replay.batched import train_many
 from engine.replay.metagradient import differentiate
+from engine.replay.unbatched import refuse_unbatched
 
 LIMIT, REFUSAL = 0.5, 0.3
 """Mean LDS below which a warning is due, and a refusal; runs that can be attributed have 0.9."""
@@ -27,6 +28,24 @@ ENOUGH = 12
 """Trainings from which on a trial may refuse: fewer rank too roughly.
 
 A rank correlation over 12 of them that is 0.9 in truth has a spread of 0.07."""
+
+
+def check_batched(settings: AttributionSettings, problem: BuiltProblem) -> None:
+    """Refuse trainings without some examples that cannot go as one batch, if they should.
+
+    Raises:
+        ConfigurationError: With the reason, and the setting that trains them one by one.
+    """
+    removals = [*settings.removals, *([settings.trial[1]] if settings.trial_subsets else [])]
+    at_once = max(settings.trainings_per_stage if settings.drops else 0, settings.trial_subsets)
+    if settings.retraining is Retraining.LOOP or not removals or at_once < 2:
+        return
+    ((name, kind),) = problem.routine.metaparameters.items()
+    points = [
+        {name: kept_weights(removals[0], len(problem.routine), number).to(kind.value)}
+        for number in (0, 1)
+    ]
+    refuse_unbatched(problem.routine, points, "attribution.retraining")
 
 
 def try_removals(

@@ -28,10 +28,12 @@ from engine.problems.built import BuiltProblem
 from engine.problems.fits import check_classes, check_single_losses, continuous_inputs
 from engine.problems.metaparameters import initial_vector
 from engine.recipes.attribution import Retraining
+from engine.recipes.canaries import CanariesSettings
 from engine.recipes.descent import DescentRecipe
 from engine.replay.batched import train_many
 from engine.replay.later_steps import LaterSteps
 from engine.replay.metagradient import differentiate
+from engine.replay.unbatched import refuse_unbatched
 from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.routine import Routine
 from engine.types import Loss, Metaparams
@@ -161,6 +163,31 @@ def pixel_gradient(
     return found.output, found[PIXELS] + direct, later
 
 
+def check_batched(settings: CanariesSettings, problem: BuiltProblem, canaries: Canaries) -> None:
+    """Refuse trainings of an audit that cannot go as one batch, if they should.
+
+    Raises:
+        ConfigurationError: With the reason, and the setting that trains them one by one.
+    """
+    if settings.retraining is Retraining.LOOP:
+        return
+    training, points, seeds, _ = _trainings(problem, canaries, 2, settings.seed)
+    refuse_unbatched(training, points, "canaries.retraining", seeds=seeds)
+
+
+def _trainings(
+    problem: BuiltProblem, canaries: Canaries, number: int, seed: int
+) -> tuple[Routine, list[Metaparams], list[int], Tensor]:
+    """Return what the trainings of an audit have in common, z and seed of each, and who is IN."""
+    inside = torch.stack([draw_inside(len(canaries), seed, "audit", i) for i in range(number)])
+    seeds = [seed_for(seed, "audit", i) % 2**62 for i in range(number)]
+    training = canary_training(problem, canaries, seeds[0])
+    points = [
+        point_of(problem, canaries, half, each) for half, each in zip(inside, seeds, strict=True)
+    ]
+    return training, points, seeds, inside
+
+
 @torch.no_grad()
 def audit(
     problem: BuiltProblem,
@@ -174,12 +201,7 @@ def audit(
     Returns:
         Both of shape (audits, canaries).
     """
-    inside = torch.stack([draw_inside(len(canaries), seed, "audit", i) for i in range(num_audits)])
-    seeds = [seed_for(seed, "audit", i) % 2**62 for i in range(num_audits)]
-    training = canary_training(problem, canaries, seeds[0])
-    points = [
-        point_of(problem, canaries, half, each) for half, each in zip(inside, seeds, strict=True)
-    ]
+    training, points, seeds, inside = _trainings(problem, canaries, num_audits, seed)
     states = train_many(training, points, seeds=seeds, together=retraining.value)
     batch = canaries.images, canaries.labels
     losses = [

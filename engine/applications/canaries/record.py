@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from engine.applications.canaries.canaries import first_canaries
+from engine.applications.canaries.canaries import check_batched, first_canaries
 from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.settings import Document
 from engine.reports.curves import Curve
@@ -160,5 +160,6 @@ def prepare(recipe: CanariesRecipe, store: str) -> None:
     """
     run = Run(recipe.descent, store)
     prepare_descent(run)
-    first_canaries(run.problem, recipe.canaries.num_canaries)
+    canaries = first_canaries(run.problem, recipe.canaries.num_canaries)
+    check_batched(recipe.canaries, run.problem, canaries)
     begin_run(recipe, store)

@@ -182,12 +182,27 @@ def test_what_is_not_there_is_said_with_what_there_is(run, own, tmp_path):
         _ = opened.selection
     with pytest.raises(ConfigurationError, match="of kind attribution, which has no outer steps"):
         opened.z()
+    with pytest.raises(ConfigurationError, match="of kind attribution, which has no outer steps"):
+        _ = opened.iterates
+
+
+def test_iterates_of_a_finished_run_are_those_of_its_record(own, tmp_path):
+    """A clean leaves the record, and no stage that is not needed."""
+    folder, record = own
+    shutil.copytree(folder / "store", tmp_path / "store")
+    shutil.rmtree(tmp_path / "store" / "stages" / "evaluate")
+
+    opened = engine.open_run(tmp_path / "store", record.run)
+
+    assert opened.iterates == record.iterates
+    assert opened.chosen == record.chosen
 
 
 def test_looking_again_reads_what_is_new(unfinished, own, monkeypatch):
     """A run of a thousand outer steps is looked at a thousand times."""
     folder, record = own
     assert len(unfinished.iterates) == 2
+    assert unfinished.chosen == 1
     read, read_records = [], outer_steps.read_records
     for module in (outer_steps, claims):
         monkeypatch.setattr(

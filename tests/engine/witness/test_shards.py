@@ -1,5 +1,7 @@
 """The witness of a batch in shards: all of them beside a loop that accumulates gradients."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -59,5 +61,8 @@ def test_engine_that_leaves_a_shard_out_is_refused(monkeypatch):
     whole = of_batches.tree_sum
     monkeypatch.setattr(of_batches, "tree_sum", lambda parts, add: whole(list(parts)[:-1], add))
 
-    with pytest.raises(WitnessError, match="has the loss"):
+    with pytest.raises(WitnessError, match="has the loss") as caught:
         engine.train(weighted())
+    words = r"handed in has the loss (\S+), and the engine's copy of it (\S+)\. "
+    theirs, own = map(float, re.search(words, str(caught.value)).groups())
+    assert theirs > own > 0  # of losses above 0, one share is missing

@@ -15,6 +15,7 @@ from engine.applications.canaries.canaries import (
     point_of,
     with_wrong_labels,
 )
+from engine.applications.canaries.record import prepare
 from engine.applications.canaries.report import compare
 from engine.applications.canaries.stages import move_canaries
 from engine.errors import ConfigurationError, DataError
@@ -216,3 +217,16 @@ def test_canaries_leave_other_examples(problem):
     """A training without those outside would have none at all."""
     with pytest.raises(DataError, match=r"num_canaries is 40.* has 40 training examples"):
         first_canaries(problem, 40)
+
+
+def test_audit_that_cannot_be_batched_is_refused_before_the_training(tmp_path):
+    """Its first stage would have trained and reversed before the audit said so."""
+    model = {**TINY["arguments"]["model"], "norm": "batch"}
+    changed = {**TINY, "arguments": {**TINY["arguments"], "model": model}}
+    one_by_one = {**TINY["canaries"], "retraining": "loop"}
+
+    with pytest.raises(ConfigurationError, match=r"canaries.retraining is batched.* to loop\."):
+        prepare(validate_recipe(changed, "test"), str(tmp_path / "store"))
+    assert not (tmp_path / "store" / "runs").exists()
+    prepare(validate_recipe({**changed, "canaries": one_by_one}, "test"), str(tmp_path / "store"))
+    prepare(validate_recipe(TINY, "test"), str(tmp_path / "other"))

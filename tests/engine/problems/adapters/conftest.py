@@ -11,3 +11,12 @@ def trainers():
     from tests.engine.problems.adapters import trainers
 
     return trainers
+
+
+@pytest.fixture(scope="module")
+def of_lightning():
+    """Modules of Lightning, imported when a test runs: each worker collects all files."""
+    pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
+    from tests.engine.problems.adapters import lightning_modules
+
+    return lightning_modules

@@ -6,48 +6,12 @@ import re
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import engine
 from engine.errors import ConfigurationError
+from tests.engine.problems.adapters.lightning_runs import each_loss, loaders, trainer_of
 from tests.engine.problems.adapters.states import states_of
-
-
-@pytest.fixture(scope="module")
-def of_lightning():
-    """Modules of Lightning, imported when a test runs: each worker collects all files."""
-    pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
-    from tests.engine.problems.adapters import lightning_modules
-
-    return lightning_modules
-
-
-def loaders(number=24, batch_size=4, *, by_class=False, **settings):
-    drawn = torch.Generator().manual_seed(5)
-    x, y = torch.randn(number, 4, generator=drawn), torch.randint(0, 3, (number,), generator=drawn)
-    y = y.sort().values if by_class else y
-    own = {"shuffle": True, "generator": torch.Generator().manual_seed(9)} | settings
-    train = DataLoader(TensorDataset(x, y), batch_size=batch_size, **own)
-    return train, DataLoader(TensorDataset(x[:8] + 0.1, y[:8]), batch_size=4)
-
-
-def trainer_of(**settings):
-    import lightning.pytorch as lightning
-
-    own = {"max_epochs": 3, "gradient_clip_val": 0.5} | settings
-    return lightning.Trainer(
-        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        limit_val_batches=0, **own,
-    )  # fmt: skip
-
-
-def each_loss(module, batch):
-    x, y = batch
-    kinds = functional.cross_entropy(module(x), y, reduction="none")
-    return kinds + 0.3 * module.other(module.body(x)).square().mean(dim=1)
-
 
 CASES = {
     "adamw, one by one": ({}, {}, {}),
@@ -280,48 +244,6 @@ def test_loaders_that_are_made_anew_are_refused(of_lightning):
     for data in (of_lightning.Data(loaders), loaders()):  # which Lightning begins twice, and draws
         with pytest.raises(ConfigurationError, match="asks for its loaders anew.*Set it to 0"):
             engine.from_lightning(of_lightning.Net(), data, trainer)
-
-
-def test_optimizer_that_is_handed_in_takes_the_place_of_any(of_lightning):
-    """Of one that has no counterpart; the rates stay those of the module."""
-    module = of_lightning.Adagrad()
-    with pytest.raises(ConfigurationError, match=r"Adagrad, which has no counterpart.*optimizer="):
-        engine.from_lightning(module, loaders(), trainer_of())
-
-    problem = engine.from_lightning(module, loaders(), trainer_of(), optimizer=engine.sgd(0.5))
-    clipped = engine.from_lightning(
-        module, loaders(), trainer_of(), optimizer=engine.sgd(0.5, clip_norm=0.1)
-    )
-
-    routine = problem.routine({"weights": engine.ExampleWeights(torch.ones(24))})
-    assert routine.optimizer.name == "sgd"
-    assert list(routine.learning_rate)[::6] == pytest.approx([0.3, 0.15, 0.075])
-    lost = "gradient_clip_val=0.5, because sgd was handed in without clip_norm"
-    assert [lost in " ".join(each.not_carried) for each in (problem, clipped)] == [True, False]
-
-
-@pytest.mark.parametrize("kind", ["StochasticWeightAveraging", "BackboneFinetuning", "Own", None])
-def test_callbacks_that_change_a_training_are_said_with_what_stands_for_them(kind, of_lightning):
-    """A subclass of one, too."""
-    from lightning.pytorch import callbacks
-
-    class Own(callbacks.WeightAveraging):
-        def __init__(self):
-            """Average nothing."""
-
-    made = {
-        "StochasticWeightAveraging": lambda: [callbacks.StochasticWeightAveraging(0.1)],
-        "BackboneFinetuning": lambda: [callbacks.BackboneFinetuning()],
-        "Own": lambda: [Own()],
-        None: list,
-    }[kind]()
-
-    problem = engine.from_lightning(of_lightning.Net(), loaders(), trainer_of(callbacks=made))
-
-    said = " ".join(problem.not_carried)
-    assert (f"callbacks: {kind} are not called" in said) == (kind is not None)
-    assert ("engine.averaged" in said) == (kind in ("StochasticWeightAveraging", "Own"))
-    assert ("requires_grad_(False)" in said) == (kind == "BackboneFinetuning")
 
 
 @pytest.mark.parametrize("factor", [1.0, 3.0])
