@@ -200,6 +200,11 @@ outer: {num_steps: 2, update: sign, step_size: 0.5, choose_by: CHOICE}
 }
 """Further questions, about data that have groups: which mixture, chosen by a metric."""
 
+ASKED = {"script": ("weights", "schedule", "mixture")}
+"""Data about which only some questions can be asked: a sampler says already how often an example
+is used, a loss that reads a state of the run is that of no single example, and three columns are no
+pair of inputs and labels."""
+
 GROUPS = {"own-table": "town", "script": "site"}
 CHOICES = {"own-table": "accuracy", "script": "worst_site, choose: highest"}
 SINGLY = ("own-table",)

@@ -182,7 +182,8 @@ WITH_PICTURES = ("photographs", "own-photographs")
 
 def questions_about(data):
     """Return the questions that can be asked about some data."""
-    return [*QUESTIONS, *(own_code.MORE if data in own_code.GROUPS else ())]
+    every = [*QUESTIONS, *(own_code.MORE if data in own_code.GROUPS else ())]
+    return own_code.ASKED.get(data, every)
 
 
 def why_not(data):

@@ -119,3 +119,16 @@ def test_code_of_a_change_is_refused_for_what_it_is(kind, tmp_path):
 
     with pytest.raises(ConfigurationError, match="sets arguments.model to my_nets.py:Net, which"):
         load_recipe(path, ["arguments={model: small}", *changes])
+
+
+def test_labels_are_smoothed_by_the_loss_that_is_trained_on(tmp_path):
+    """Where the held-out loss alone takes the argument, nothing would be smoothed."""
+    problem = changed(
+        PROBLEM,
+        ("def loss(model, batch):", "def loss(model, batch, label_smoothing=0.0):"),
+        (MADE, f"{MADE}training_loss=lambda model, batch: loss(model, batch), "),
+    )
+    recipe = load_recipe(write_problem(tmp_path, problem, RECIPE), ["training.label_smoothing=0.1"])
+
+    with pytest.raises(ConfigurationError, match=r"label_smoothing is 0.1, but the loss"):
+        prepare(Run(recipe, str(tmp_path / "store")))

@@ -139,3 +139,12 @@ def test_true_labels_that_fit_nothing_are_refused(parts, words):
     """Each is told with what there is."""
     with pytest.raises(DataError, match=words):
         data_set(problem(**parts), torch.float32)
+
+
+@pytest.mark.parametrize("number", [23, 25])
+def test_names_of_examples_that_are_cut_are_one_for_each(number):
+    """One too many would call every example of a split that was cut by another's name, or none."""
+    names = [f"patient {place}" for place in range(number)]
+
+    with pytest.raises(DataError, match=rf"has {number} names for 24 examples"):
+        data_set(problem(held_out_names={"objective": names}), torch.float32)

@@ -291,3 +291,41 @@ def test_a_store_may_be_a_link_and_lie_on_another_disk(store, tmp_path_factory):
     made = stage(str(linked), ones)
 
     assert find(made.stage, made.key, store) == made
+
+
+def test_a_commit_takes_attempts_away_that_are_older_and_no_others(store):
+    """A newer one may be at work, and what is no attempt is nobody's."""
+    stage(store, ones)
+    (folder,) = Path(store, "stages", "some").iterdir()
+    attempts = folder / "attempts"
+    (attempts / "00000009-cafecafe").mkdir()
+    (attempts / "notes").mkdir()
+    (attempts / "00000000-deadbeef").mkdir()
+    (folder / "record.json").unlink()
+
+    stage(store, ones)
+
+    kept = {path.name.partition("-")[0] for path in attempts.iterdir()}
+    assert kept == {"00000002", "00000009", "notes"}
+
+
+def test_rows_of_the_attempt_that_was_committed_stay(store, monkeypatch):
+    """Of two with the same bits the older may be faster than the newer one's commit."""
+    first = stage(store, ones)
+    (folder,) = Path(store, "stages", "some").iterdir()
+    record = read_record(str(folder / "record.json"))
+    (folder / "record.json").unlink()
+    created = commits.create_record
+
+    def late(url, content):
+        if url.endswith("record.json"):
+            write_record(url, record)  # somebody older was faster
+        return created(url, content)
+
+    monkeypatch.setattr(commits, "create_record", late)
+
+    assert stage(store, ones) == first
+
+    monkeypatch.undo()
+    assert find(first.stage, first.key, store) == first
+    assert torch.equal(read_rows(store, first)["row"], torch.ones(3))

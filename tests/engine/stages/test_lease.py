@@ -157,3 +157,16 @@ def test_lease_that_could_not_be_given_up_does_not_block_its_own_process(tmp_pat
     taken = acquire(str(tmp_path), lambda: pytest.fail("waits for a lease that has ended"))
 
     assert taken.token == 2
+
+
+def test_token_that_no_listing_shows_is_stepped_over(tmp_path, monkeypatch):
+    """Listings of some network filesystems lag, by a minute."""
+    folder, looks = str(tmp_path / "stage"), iter(range(9))
+    with acquire(folder, never):
+        pass
+    monkeypatch.setattr(lease, "newest_token", lambda folder: 0)
+
+    found = acquire(folder, lambda: next(looks) > 4)
+
+    assert found is not None
+    assert found.token == 2

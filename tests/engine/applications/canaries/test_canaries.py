@@ -230,3 +230,16 @@ def test_audit_that_cannot_be_batched_is_refused_before_the_training(tmp_path):
     assert not (tmp_path / "store" / "runs").exists()
     prepare(validate_recipe({**changed, "canaries": one_by_one}, "test"), str(tmp_path / "store"))
     prepare(validate_recipe(TINY, "test"), str(tmp_path / "other"))
+
+
+def test_wrong_labels_are_wrong_all_of_them_and_of_every_other_class():
+    """A canary with its own label would be none of the mislabelled ones."""
+    labels = torch.arange(300) % 3
+    canaries = Canaries(torch.zeros(300, 2), labels)
+
+    wrong = with_wrong_labels(canaries, 3, seed=1).labels
+
+    assert not (wrong == labels).any()
+    assert set(zip(labels.tolist(), wrong.tolist(), strict=True)) == {
+        (one, other) for one in range(3) for other in range(3) if one != other
+    }
