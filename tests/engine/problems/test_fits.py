@@ -1,9 +1,14 @@
 """What a problem cannot have is refused when the run begins, with the setting that asks for it."""
 
 import pytest
+import torch
+from torch import nn
 
 from engine.applications.canaries.record import prepare as prepare_canaries
 from engine.errors import ConfigurationError
+from engine.problems.base import Problem
+from engine.problems.fits import check_classes
+from engine.problems.splitting import data_set
 from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.files import load_recipe
 from engine.stages.run import Run
@@ -132,3 +137,14 @@ def test_labels_are_smoothed_by_the_loss_that_is_trained_on(tmp_path):
 
     with pytest.raises(ConfigurationError, match=r"label_smoothing is 0.1, but the loss"):
         prepare(Run(recipe, str(tmp_path / "store")))
+
+
+def test_label_of_another_class_needs_one():
+    """Where all labels are of one class, there is none to flip them to."""
+    columns = torch.randn(8, 3), torch.zeros(8, dtype=torch.int64)
+    splits = dict.fromkeys(("train", "objective", "validation", "test"), columns)
+    one_class = Problem(model=nn.Linear(3, 2), loss=lambda m, b: m(b[0]).sum(1), **splits)
+    data, _ = data_set(one_class, torch.float32)
+
+    with pytest.raises(ConfigurationError, match="baselines names label-flip.*no classes"):
+        check_classes(data, "baselines names label-flip")

@@ -14,7 +14,7 @@ from engine.stages.run import Run
 from engine.stages.same_data import note_finished
 from engine.stages.training import initial_value, prepare
 from engine.storage.places import DATA
-from engine.storage.records import read_record, write_bytes
+from engine.storage.records import read_record, write_bytes, write_record
 from tests.own_problem import PROBLEM, own, replaced
 
 
@@ -141,3 +141,22 @@ def test_note_that_cannot_be_understood_stops_nobody(tmp_path):
     next(forgotten())
 
     prepare(Run(recipe, store))
+
+
+@pytest.mark.parametrize(("version", "agrees"), [("0.1", True), (torch.__version__, False)])
+def test_other_start_of_another_torch_is_no_other_data(version, agrees, tmp_path):
+    """Versions of torch may draw other initial parameters; examples are what they are."""
+    recipe, store = own(tmp_path), str(tmp_path / "store")
+    begin_run(recipe, store)
+    url = Run(recipe, store).file(DATA)
+    note = read_record(url)
+    others = {what: "0" * 32 for what in note["digests"] if what != "examples"}
+    assert others
+    write_record(url, {**note, "torch": version, "digests": {**note["digests"], **others}})
+    next(forgotten())
+
+    if agrees:
+        prepare(Run(recipe, store))
+    else:
+        with pytest.raises(ConfigurationError, match=r"not those with which run"):
+            prepare(Run(recipe, store))
