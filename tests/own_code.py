@@ -114,7 +114,6 @@ def sites(rows: int = 48, width: int = 6) -> engine.Problem:
         test=test,
         metrics={"hits": hits, "worst_site": worst_site},
         names=[f"sample {place:02}" for place in range(rows)],
-        held_out_names={"test": [f"sample {place}" for place in range(100, 140)]},
         groups={"site": [f"site {each}" for each in train[2].tolist()]},
         bounds=(-6.0, 6.0),
         augment=jitter,
@@ -201,10 +200,10 @@ outer: {num_steps: 2, update: sign, step_size: 0.5, choose_by: CHOICE}
 }
 """Further questions, about data that have groups: which mixture, chosen by a metric."""
 
-ASKED = {"script": ("weights", "schedule", "mixture")}
+ASKED = {"script": ("weights", "mixture")}
 """Data about which only some questions can be asked: a sampler says already how often an example
-is used, a loss that reads a state of the run is that of no single example, and three columns are no
-pair of inputs and labels."""
+is used, a loss that reads a state of the run is that of no single example, whom a report could
+show, and three columns are no pair of inputs and labels."""
 
 GROUPS = {"own-table": "town", "script": "site"}
 CHOICES = {"own-table": "accuracy", "script": "worst_site, choose: highest"}
@@ -216,5 +215,5 @@ STEPS = {"own-table": "0.3", "own-photographs": "0.3", "script": "0.3"}
 NAMES = {
     "own-table": lambda _: [f"house {place:03}" for place in range(330)],
     "own-photographs": lambda path: [str(e.relative_to(path)) for e in path.glob("*/*.png")],
-    "script": lambda _: [f"sample {place:02}" for place in (*range(48), *range(100, 140))],
+    "script": lambda _: [f"sample {place:02}" for place in range(48)],
 }
