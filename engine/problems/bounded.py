@@ -22,6 +22,11 @@ _ROWS = 4096
 _CELL = 8
 """Bytes that a value takes at the least, once it is one of Python's."""
 
+_LISTS = ("is_list", "is_large_list", "is_fixed_size_list")
+_VIEWS = ("is_list_view", "is_large_list_view")
+_TEXTS = ("is_string", "is_large_string")
+_BYTES = ("is_binary", "is_large_binary", "is_fixed_size_binary")
+
 
 def npz_arrays(content: bytes, what: str) -> dict[str, Any]:
     """Return the arrays of an npz file, and as bytes what else is in one; pickles are neither.
@@ -34,15 +39,18 @@ def npz_arrays(content: bytes, what: str) -> dict[str, Any]:
         DataError: If it unpacks to far more than honest files do, or names an array twice.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        _check(sum(each.file_size for each in archive.infolist()), content, what)
+        check_size(sum(each.file_size for each in archive.infolist()), len(content), what)
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         refuse_twice(stored.files, what)
-        return {key: _array(stored, key, what) for key in stored.files}
+        return {key: _array(stored, key, what, len(content)) for key in stored.files}
 
 
-def _array(stored: Any, key: str, what: str) -> Any:  # noqa: ANN401 (of an archive)
+def _array(stored: Any, key: str, what: str, packed: int) -> Any:  # noqa: ANN401 (of an archive)
     try:
-        return stored[key]
+        array = stored[key]
+        if isinstance(array, np.ndarray) and not array.dtype.itemsize:
+            check_size(_CELL * array.size, packed, what)  # of nothing, there may be any number
+        return array
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise
@@ -62,11 +70,8 @@ def parquet_columns(content: bytes, what: str) -> dict[str, list[Any]]:
     Raises:
         DataError: If it unpacks to far more than honest files do, or names a column twice.
     """
-    arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    schema = parquet.read_schema(arrow.BufferReader(content))
-    words = [each.name for each in schema if _is_text(arrow, each.type)]
-    file = parquet.ParquetFile(arrow.BufferReader(content), read_dictionary=words)
-    _check(_CELL * file.metadata.num_rows * file.metadata.num_columns, content, what)
+    arrow = import_module("pyarrow")
+    file = open_parquet(arrow.BufferReader(content), what)
     names = file.schema_arrow.names
     refuse_twice(names, what)
     columns: list[list[Any]] = [[] for _ in names]
@@ -74,8 +79,8 @@ def parquet_columns(content: bytes, what: str) -> dict[str, list[Any]]:
     for batch in file.iter_batches(batch_size=_ROWS):
         for values, column in zip(columns, batch.columns, strict=True):
             is_coded = arrow.types.is_dictionary(column.type)
-            size += (column.indices if is_coded else column).nbytes
-            _check(size, content, what)
+            size += column.indices.nbytes if is_coded else python_size(column)
+            check_size(size, len(content), what)
             values.extend(_decoded(column) if is_coded else column.to_pylist())
     return {
         name: _texts(column) if _is_bytes(arrow, kind) else column
@@ -93,11 +98,6 @@ def refuse_twice(names: Iterable[str], what: str) -> None:
         )
 
 
-def _is_text(arrow: Any, kind: Any) -> bool:  # noqa: ANN401 (of pyarrow)
-    tests = ("is_string", "is_large_string", "is_binary", "is_large_binary")
-    return any(getattr(arrow.types, test)(kind) for test in tests)
-
-
 def _decoded(column: Any) -> list[Any]:  # noqa: ANN401 (of pyarrow)
     """Return the values of a column that names each once: a repeated word is one object."""
     words = column.dictionary.to_pylist()
@@ -106,8 +106,7 @@ def _decoded(column: Any) -> list[Any]:  # noqa: ANN401 (of pyarrow)
 
 def _is_bytes(arrow: Any, kind: Any) -> bool:  # noqa: ANN401 (of pyarrow)
     kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
-    tests = ("is_binary", "is_large_binary", "is_fixed_size_binary")
-    return any(getattr(arrow.types, test)(kind) for test in tests)
+    return _is_any(kind, _BYTES)
 
 
 def _texts(words: list[Any]) -> list[Any]:
@@ -118,31 +117,95 @@ def _texts(words: list[Any]) -> list[Any]:
         return words  # such as pictures
 
 
-def check_groups(metadata: Any, what: str) -> None:  # noqa: ANN401 (of pyarrow)
-    """Refuse a Parquet file with a part that unpacks to far more than honest ones do.
+def open_parquet(stream: Any, what: str) -> Any:  # noqa: ANN401 (of pyarrow)
+    """Open a Parquet file, unless it says of itself that it unpacks to far more than honest ones.
+
+    A list may stand for a billion values in a few bytes, so values are counted, and not rows. Texts
+    and bytes are read by name, each once, until it is known how often they are repeated.
 
     Args:
-        metadata: Of the file.
+        stream: What the file is read from, which can be sought in.
         what: As it is called in messages.
 
     Raises:
-        DataError: If there is one.
+        DataError: If it does.
     """
-    for group in range(metadata.num_row_groups):
-        for number in range(metadata.num_columns):
-            column = metadata.row_group(group).column(number)
-            size, packed = column.total_uncompressed_size, column.total_compressed_size
-            if size > max(BOMB_BYTES, BOMB_RATIO * packed):
-                raise _bomb(what)
+    parquet = import_module("pyarrow.parquet")
+    file = parquet.ParquetFile(stream)
+    values = packed = 0
+    for group in range(file.metadata.num_row_groups):
+        for number, part in enumerate(_parts(file)):
+            column = file.metadata.row_group(group).column(number)
+            check_size(column.total_uncompressed_size, column.total_compressed_size, what)
+            values += column.num_values * max(_CELL, part.length)
+            packed += column.total_compressed_size
+    check_size(values, packed, what)
+    named = [each.path for each in _parts(file) if _is_text(each)]
+    return parquet.ParquetFile(stream, metadata=file.metadata, read_dictionary=named)
 
 
-def _check(size: int, content: bytes, what: str) -> None:
-    if size > max(BOMB_BYTES, BOMB_RATIO * len(content)):
-        raise _bomb(what)
+def _parts(file: Any) -> list[Any]:  # noqa: ANN401 (of pyarrow)
+    """Return the columns that are stored; one of lists or records is stored in several."""
+    return [file.schema.column(number) for number in range(file.metadata.num_columns)]
 
 
-def _bomb(what: str) -> DataError:
-    return DataError(
-        f"{what} unpacks to over {BOMB_RATIO} times its size, which is how files look that are "
-        "made to fill memories. If it is an honest one, save it without compression."
-    )
+def _is_text(part: Any) -> bool:  # noqa: ANN401 (of pyarrow)
+    return part.physical_type == "BYTE_ARRAY" and part.logical_type.type != "DECIMAL"
+
+
+def python_size(array: Any) -> int:  # noqa: ANN401 (of pyarrow)
+    """Return how many bytes the values of an array take at the least, before they are made.
+
+    Arrow repeats a value without storing it again, in dictionaries, views and lists of nothing;
+    Python makes an object of each.
+
+    Args:
+        array: Of pyarrow, chunked or not.
+    """
+    compute, kind = import_module("pyarrow.compute"), array.type
+    if hasattr(array, "chunks"):
+        return sum(map(python_size, array.chunks))
+    own = _CELL * len(array)
+    if _is_any(kind, ("is_dictionary",)):
+        if not _is_any(kind.value_type, (*_TEXTS, *_BYTES)):
+            return own + python_size(array.dictionary)
+        lengths = compute.binary_length(array.dictionary)
+        return own + (compute.sum(lengths.take(array.indices)).as_py() or 0)
+    if _is_any(kind, ("is_map",)):
+        return own + python_size(array.keys) + python_size(array.items)
+    if _is_any(kind, _LISTS):
+        return own + python_size(array.flatten())
+    if _is_any(kind, _VIEWS):  # which may overlap, so they are not laid one behind the other
+        return own + _CELL * (compute.sum(compute.list_value_length(array)).as_py() or 0)
+    if _is_any(kind, ("is_struct",)):
+        return own + sum(map(python_size, array.flatten()))
+    if _is_any(kind, ("is_string_view", "is_binary_view")):
+        # Sixteen bytes each, of which four say how long it is; Arrow has no function for it.
+        views = np.frombuffer(array.buffers()[1], np.int32).reshape(-1, 4)[array.offset :]
+        return own + int(views[: len(array), 0].sum(dtype=np.int64))
+    if _is_any(kind, (*_TEXTS, *_BYTES)):
+        return own + (compute.sum(compute.binary_length(array)).as_py() or 0)
+    return own + python_size(array.storage) if hasattr(array, "storage") else own
+
+
+def _is_any(kind: Any, tests: Iterable[str]) -> bool:  # noqa: ANN401 (of pyarrow)
+    types = import_module("pyarrow").types
+    return any(getattr(types, test)(kind) for test in tests)
+
+
+def check_size(size: int, packed: int, what: str) -> None:
+    """Refuse what is far more than the bytes that it comes in, and more than a memory should lose.
+
+    Args:
+        size: Bytes that it unpacks to, at the least.
+        packed: Bytes that it comes in.
+        what: As it is called in messages.
+
+    Raises:
+        DataError: If it is.
+    """
+    if size > max(BOMB_BYTES, BOMB_RATIO * packed):
+        raise DataError(
+            f"{what} unpacks to over {BOMB_RATIO} times its size, which is how files look that are "
+            "made to fill memories. If it is an honest one, save it without compression."
+        )

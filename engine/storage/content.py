@@ -9,7 +9,7 @@ import codecs
 import gzip
 import io
 import lzma
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -132,11 +132,7 @@ def _unpack(content: bytes, name: str, place: str, limit: int | None) -> bytes:
         raise
     except Exception as error:  # each library has errors of its own, and EOFError is none of them
         if limit is None or not made.tell():
-            reason = str(error).rstrip(".") or type(error).__name__
-            raise DataError(
-                f"{place} is cut off or damaged: its {name} stream cannot be unpacked ({reason}). "
-                "Copy it anew."
-            ) from error
+            raise _damaged(place, name, error) from error
     if limit is None and made.tell() > most:
         raise DataError(
             f"{place} unpacks to more than {most} bytes, over {BOMB_RATIO} times its size, which "
@@ -144,6 +140,36 @@ def _unpack(content: bytes, name: str, place: str, limit: int | None) -> bytes:
             "and point at the result."
         )
     return made.getvalue()[:limit]
+
+
+def unpacked_pieces(content: bytes, place: str) -> Iterator[bytes]:
+    """Yield what a compressed file unpacks to, piece by piece, for whoever needs not keep it.
+
+    Args:
+        content: The whole file, compressed by one of the ways that ``compression`` knows.
+        place: What it is called in messages.
+
+    Raises:
+        DataError: If it is damaged or cut off.
+    """
+    name = compression(content)
+    assert name is not None  # whoever asks has looked
+    try:
+        with _OPENERS[name](io.BytesIO(content)) as stream:
+            while piece := stream.read(_PIECE):
+                yield piece
+    except EngineError:
+        raise
+    except Exception as error:  # as in _unpack
+        raise _damaged(place, name, error) from error
+
+
+def _damaged(place: str, name: str, error: Exception) -> DataError:
+    reason = str(error).rstrip(".") or type(error).__name__
+    return DataError(
+        f"{place} is cut off or damaged: its {name} stream cannot be unpacked ({reason}). "
+        "Copy it anew."
+    )
 
 
 def _open_zstandard(stream: io.BytesIO) -> Any:  # noqa: ANN401 (a stream of one of three libraries)

@@ -1,13 +1,13 @@
 """Pairs of a Parquet file: a column of images, as bytes or as URLs, and a column of captions."""
 
+import io
 from collections.abc import Iterator
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 from engine.errors import DataError, EngineError
 from engine.extras import install
-from engine.problems.bounded import check_groups
+from engine.problems.bounded import check_size, open_parquet, python_size
 from engine.problems.pairs.fetching import Fetching, NotFetchedError
 from engine.problems.pairs.found import Found
 from engine.problems.pairs.pictures import MAX_BYTES
@@ -58,10 +58,11 @@ def read_parquet(stream: Any, path: str, found: Found, fetching: Fetching) -> No
 def _rows(stream: Any, path: str, columns: list[str]) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 (as read_parquet)
     """Yield the cells of each row, which know their own values."""
     try:
-        file = import_module("pyarrow.parquet").ParquetFile(stream)
+        file = open_parquet(stream, path)
         _check_columns(file.schema_arrow.names, columns, path)
-        check_groups(file.metadata, path)
+        size = stream.seek(0, io.SEEK_END)
         for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
+            check_size(sum(map(python_size, batch.columns)), size, path)
             yield from zip(*(batch.column(name) for name in columns), strict=True)
     except EngineError:
         raise

@@ -8,14 +8,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from engine.errors import ConfigurationError, DataError
+from engine.errors import ConfigurationError, DataError, EngineError
 from engine.extras import install
 from engine.numerics.determinism import generator
+from engine.problems.bounded import check_size, python_size
 from engine.problems.data_cards import refuse_places, refuse_saved_places
+from engine.problems.saved.files import on_this_machine, refuse_files
 from engine.secret_urls import beginning
 
 _HELD_OUT = ("validation", "valid", "dev")
 """Names of the split that objective and validation are cut from."""
+
+_ROW = 8
+"""Bytes that a row takes at the least: its place in the order."""
 
 _SHOWN = 5
 """Rows that were left out, by place in a sentence."""
@@ -97,7 +102,20 @@ def _load(source: str, setting: str, *, hub: bool, known: Collection[str] = ()) 
     given = _stored(source, setting, hub=hub, known=known)
     stored: dict[str, Any] = dict(given) if isinstance(given, dict) else {"train": given}
     # What a data set was saved to be read as (tensors, arrays, some columns) is somebody else's.
-    return {name: table.with_format(None) for name, table in stored.items()}
+    tables = {name: table.with_format(None) for name, table in stored.items()}
+    for name, table in tables.items():
+        # Rows of nothing take no byte, so there may be more of them than a memory has places for.
+        check_size(_ROW * len(table), _bytes_of(table), f"The split {name} of {source}")
+    return tables
+
+
+def _bytes_of(table: Any) -> int:  # noqa: ANN401 (whatever is handed in)
+    """Return the bytes of the files that a table is mapped from, or of itself if it is in memory.
+
+    In a file several columns may be the same bytes, so what they add up to says nothing.
+    """
+    files = {each["filename"] for each in table.cache_files}
+    return sum(Path(each).stat().st_size for each in files) if files else table.data.nbytes
 
 
 def _stored(source: str, setting: str, *, hub: bool, known: Collection[str]) -> Any:  # noqa: ANN401 (whatever is handed in)
@@ -116,15 +134,18 @@ def _stored(source: str, setting: str, *, hub: bool, known: Collection[str]) -> 
         saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
         kinds = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
         kinds |= {".json": "json", ".jsonl": "json"}
-        if saved or ("://" in source and path.suffix not in kinds):
-            if path.is_dir():
-                refuse_saved_places(path)
-            return library.load_from_disk(source)
+        if "://" in source and path.suffix not in kinds:
+            path, saved = Path(on_this_machine(source)), True
+        if path.exists():
+            refuse_files(path)
+        if saved:
+            refuse_saved_places(path)
+            return library.load_from_disk(str(path))
         if path.is_dir():
             refuse_places(path)
             return library.load_dataset(source)
         return library.load_dataset(kinds.get(path.suffix, "json"), data_files=source)
-    except DataError:
+    except EngineError:
         raise
     except Exception as error:  # of several libraries
         reason = beginning((str(error).strip() or "no reason given").splitlines()[0], 300)
@@ -265,7 +286,9 @@ def plain(table: Any, name: str) -> list[Any]:  # noqa: ANN401 (whatever is hand
         return list(bare[name])
     # As it is stored: the library would open what a cell of a sound, a video or a list of pictures
     # names, wherever that is.
-    values = table.select_columns([name]).with_format("arrow")[:].column(name).to_pylist()
+    column = table.select_columns([name]).with_format("arrow")[:].column(name)
+    check_size(python_size(column), _bytes_of(table), f"The column {name!r}")
+    values = column.to_pylist()
     if type(feature).__name__ == "ClassLabel":
         return [None if v is None or v < 0 else feature.int2str(v) for v in values]
     return values

@@ -1,5 +1,6 @@
 """Tables in files of CSV, Parquet and npz, as columns of Python values."""
 
+import re
 from collections.abc import Collection, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,13 +12,16 @@ from engine.errors import ConfigurationError, DataError
 from engine.extras import install
 from engine.problems.bounded import npz_arrays, parquet_columns, refuse_twice
 from engine.problems.tables.dialect import check_quotes, decimal_commas, found_separator
-from engine.storage.content import decoded, unpacked
+from engine.storage.content import BOMB_BYTES, BOMB_RATIO, decoded, unpacked
 from engine.storage.reading import read_data
 
 _FINE = ("ns", "ps", "fs", "as")
 
 _MOST_AT_ONCE = 2**31 - 1
 """Most bytes of a block of pyarrow's."""
+
+_COLUMN = 2**13
+"""Bytes that pyarrow takes for a column of CSV, whatever is in it."""
 
 
 def read_table(
@@ -67,6 +71,7 @@ def _csv(text: str, arrow: Any, what: str, texts: bool | Collection[str]) -> dic
     library = import_module("pyarrow.csv")
     separator = found_separator(text)
     check_quotes(text, separator, what)
+    _check_width(text, separator, what)
     parsed = library.ParseOptions(delimiter=separator, newlines_in_values=True)
     content = text.encode()
     # In one block: what a column holds is seen by all of its cells, and a cell may be long.
@@ -99,6 +104,16 @@ def _csv(text: str, arrow: Any, what: str, texts: bool | Collection[str]) -> dic
         open_ = {name: column for name, column in found.items() if name not in asked}
         found |= decimal_commas(open_, as_written, what)
     return found
+
+
+def _check_width(text: str, separator: str, what: str) -> None:
+    """Refuse a heading of signs alone: a megabyte of commas is eight gigabytes of columns."""
+    columns = len(re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0].split(separator))
+    if _COLUMN * columns > max(BOMB_BYTES, BOMB_RATIO * len(text)):
+        raise DataError(
+            f"{what} has {columns} columns and next to nothing in them. If that is meant, save it "
+            "as Parquet or npz."
+        )
 
 
 def _arrow(what: str) -> Any:  # noqa: ANN401 (a module, by name, because it is an extra)

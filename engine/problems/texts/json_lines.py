@@ -24,9 +24,13 @@ _BEGINNING = re.compile(
     r"""[\s\ufeff\x1e]*(\[\s*)*\{\s*("[^"\n]*"\s*:|'[^'\n]*'\s*:|\}\s*($|[,\]\n]))"""
 )
 _LINE = re.compile(
-    r"""[\s\ufeff\x1e]*([\[\]{},\s]+$|\[?\s*\{\s*("[^"]*"|'[^']*')\s*:|"[^"]*"\s*:\s*["\d\[{tfn-]|\[\s*")"""
+    r"""([\[\]{},\s]++$|\[?\s*\{\s*("[^"]*"|'[^']*')\s*:|"[^"]*"\s*:\s*["\d\[{tfn-]|\[\s*")"""
 )
-"""A line of objects, or of an object that is spread over several."""
+"""A line of objects, or of an object that is spread over several, without the space before it.
+
+Two patterns of space behind each other would be tried in every way to share what is there: hours
+for a line of a megabyte.
+"""
 
 _DIGITS = 100
 
@@ -51,7 +55,12 @@ def holds_json(text: str, url: str) -> bool:
         return True
     # A heading, or a line of another kind, may stand before objects or between them.
     lines = [line for line in text.split("\n") if line.strip()]
-    return 0 < len(lines) <= 2 * sum(_LINE.match(line) is not None for line in lines)
+    return 0 < len(lines) <= 2 * sum(_LINE.match(_bare(line)) is not None for line in lines)
+
+
+def _bare(line: str) -> str:
+    found = _SPACE.match(line)
+    return line[found.end() :] if found else line
 
 
 def read_json(text: str, url: str) -> Iterator[tuple[int, Any]]:

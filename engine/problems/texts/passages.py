@@ -124,7 +124,8 @@ def _read(url: str) -> str:
     content = read_data(f"The text {url}", url, hint)
     text = decoded(unpacked(content, url), url)
     # Texts that were put together have a mark of byte order at the head of each part.
-    return re.sub(r"\r+\n|\r", "\n", text).replace("\n\ufeff", "\n")
+    ended = re.sub(r"\r+\n?", lambda end: "\n" if end[0][-1] == "\n" else "\n" * len(end[0]), text)
+    return ended.replace("\n\ufeff", "\n")
 
 
 def _cut(text: str, passages: Passages) -> Iterator[tuple[int, str]]:

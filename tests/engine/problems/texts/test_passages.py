@@ -288,3 +288,39 @@ def test_names_with_signs_are_names(name, tmp_path):
     assert [p.completion for p in read_passages(str(tmp_path / name), "x", text_settings())] == [
         "mine"
     ]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("written", "lines"),
+    [
+        ("a" + "\r" * 10**6 + "b", ["a", "b"]),
+        ("a\n" + " " * 10**6 + "b", ["a", "b"]),
+        ("a\n" + "[ " * 10**6 + "b", ["a", ("[ " * 10**6 + "b")]),
+        ("a\n" + "\ufeff " * 10**6 + "b", ["a", "b"]),
+    ],
+    ids=["ends of lines", "space", "brackets", "marks of byte order"],
+)
+def test_a_line_of_a_megabyte_that_somebody_has_made_is_read_in_no_time(written, lines, tmp_path):
+    """A pattern that tries every way to share it takes hours."""
+    (tmp_path / "a.txt").write_text(written, newline="")
+
+    found = read_passages(
+        str(tmp_path / "a.txt"), "a", TextSettings(sources=("a",), target="b", passages="line")
+    )
+
+    assert [each.completion.strip("\ufeff ") for each in found] == lines
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("a\r\rb", 2), ("a\r\nb", 2), ("a\r\r\nb", 2), ("a\rb\nc\r", 3)]
+)
+def test_ends_of_lines_of_all_systems_are_ends_of_lines(written, read, tmp_path):
+    """Those of old Macs, of Windows, and of files that were converted twice."""
+    (tmp_path / "a.txt").write_text(written, newline="")
+
+    found = read_passages(
+        str(tmp_path / "a.txt"), "a", TextSettings(sources=("a",), target="b", passages="line")
+    )
+
+    assert len(found) == read
