@@ -48,9 +48,6 @@ def npz_arrays(content: bytes, what: str) -> dict[str, Any]:
 def _array(stored: Any, key: str, what: str, packed: int) -> Any:  # noqa: ANN401 (of an archive)
     try:
         array = stored[key]
-        if isinstance(array, np.ndarray) and not array.dtype.itemsize:
-            check_size(_CELL * array.size, packed, what)  # of nothing, there may be any number
-        return array
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise
@@ -58,6 +55,9 @@ def _array(stored: Any, key: str, what: str, packed: int) -> Any:  # noqa: ANN40
             f"{what} has Python objects under {key!r}, which are pickles and not read. Store "
             "numbers, or texts with dtype=str."
         ) from error
+    if isinstance(array, np.ndarray) and not array.dtype.itemsize:
+        check_size(_CELL * array.size, packed, what)  # of nothing, there may be any number
+    return array
 
 
 def parquet_columns(content: bytes, what: str) -> dict[str, list[Any]]:

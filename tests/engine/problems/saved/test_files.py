@@ -1,4 +1,4 @@
-"""Files of a data set that lead elsewhere, or fill a disk or a memory, are refused before reading."""
+"""Files of a data set that lead elsewhere, or fill a disk or a memory, are not read."""
 
 import gzip
 import json
@@ -136,6 +136,7 @@ def elsewhere(folder):
     yield system
     for path in [each for each in system.store if each.startswith("/far/")]:
         del system.store[path]
+    system.pseudo_dirs[:] = [each for each in system.pseudo_dirs if not each.startswith("/far")]
 
 
 def test_a_saved_data_set_elsewhere_is_read(elsewhere):
