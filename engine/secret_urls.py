@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from pydantic import AfterValidator
 
 from engine.errors import ConfigurationError
+from engine.secret_words import assigned_secret, decoded, hidden, is_strong
 
 _STOPS = re.compile(r"[\s'\"]")
 _BEHIND_A_HOST = re.compile(r"[/?#\s'\"]")
@@ -57,15 +58,37 @@ _OWNER_AND_NAME = "github:"
 
 # Where nobody logs in by a name alone, the name is a token.
 _TOKEN = re.compile(
-    r"(?<![\w+.-])(?:https?|wss?|webdavs?|davs?):[/\\]{0,3}(?=[^/\\?#@:\[\]]+$)", re.IGNORECASE
+    r"(?<![\w+.-])(?:git\+)?(?:https?|wss?|webdavs?|davs?):[/\\]{0,3}(?=[^/\\?#@:\[\]]+$)",
+    re.IGNORECASE,
 )
 
-_PARAMETER = re.compile(r"([?&;#])([^\s=&;#?'\"]+)=([^\s&;#'\"]+)")
+_WORD = re.compile(r"[^\s'\"]+")
+
+_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
+"""What stands for a sign in a URL."""
+
+_PARAMETER = re.compile(
+    r"([?&;#])([^\s=&;#?'\"]+)=(?=[^\s&;#'\"])([^\s&;#?'\"]*(?:\?(?![^\s=&;#?'\"]+=)[^\s&;#?'\"]*)*)"
+)
+"""A URL may be the value of a parameter, and have parameters of its own."""
 
 _NAMES = frozenset(
     (
         *("sig", "sign", "sas", "auth", "authorization", "bearer", "jwt", "hmac"),
-        *("pass", "passwd", "pwd", "googleaccessid", "qak", "hdnts", "hdnea", "hdntl"),
+        *(
+            "pass",
+            "passwd",
+            "pwd",
+            "pw",
+            "passcode",
+            "pat",
+            "otp",
+            "googleaccessid",
+            "qak",
+            "hdnts",
+            "hdnea",
+            "hdntl",
+        ),
     )
 )
 _ENDINGS = (
@@ -85,14 +108,6 @@ _KNOWN = re.compile(
     r"(?:AIza|AKIA|ASIA|ghp_|gho_|ghs_|github_pat_|glpat-|hf_|sk-|xox[abp]-|eyJ)[\w.-]{12,}"
 )
 """Values of which the beginning says that they are keys of a service."""
-
-_SETTINGS = frozenset(
-    (
-        *("password", "passwd", "passphrase", "apikey", "accesskey", "accountkey", "privatekey"),
-        *("sastoken", "authtoken", "accesstoken", "sessiontoken", "refreshtoken", "authorization"),
-    )
-)
-"""Names of settings whose value is a secret wherever they are set; ``mask_token`` is none."""
 
 _IF_DRAWN = ("key", "token")
 """Names of settings whose value is a secret if it looks drawn."""
@@ -133,14 +148,28 @@ def redacted(text: str) -> str:
     Cost:
         Rises with the length of the text, whatever it says.
     """
+    if "%" in text:  # what is encoded is shown as it is, or decoded with its stars
+        text = _WORD.sub(_decoded_if_secret, text)
+    return _redacted(text)
+
+
+def _redacted(text: str) -> str:
     return _PARAMETER.sub(
         lambda found: (
             f"{found[1]}{found[2]}=***"
             if _is_secret(found[2], found[3])
             else f"{found[1]}{found[2]}={found[3]}"
         ),
-        _without_users(text),
+        _without_users(hidden(text)),
     )
+
+
+def _decoded_if_secret(found: re.Match[str]) -> str:
+    if not _ESCAPE.search(found[0]):
+        return found[0]
+    shown = _redacted(found[0])
+    plain = decoded(shown)
+    return shown if _redacted(plain) == plain else _redacted(plain)
 
 
 def without_login(url: str) -> str:
@@ -200,6 +229,11 @@ def secret_in(url: str, *, is_place: bool = False) -> str | None:
         url: Or what was meant as one: slashes, and all before a host, may have been forgotten.
         is_place: It can be nothing but a location, so ``user:password@host`` is one.
     """
+    plain = decoded(url) if "%" in url else url
+    return _secret_in(url, is_place) or _secret_in(plain, is_place) or assigned_secret(plain)
+
+
+def _secret_in(url: str, is_place: bool) -> str | None:
     if "@" not in url and "=" not in url:
         return None
     # A URL that is set is one from end to end, so its password may hold spaces and quotes.
@@ -219,12 +253,19 @@ def secret_in(url: str, *, is_place: bool = False) -> str | None:
 
 def is_secret_setting(name: str, value: Any) -> bool:  # noqa: ANN401 (any JSON value)
     """Say whether a setting of this name holds a secret, as options of a filesystem do."""
-    if not isinstance(value, str) or not value.strip():
-        return False
     plain = _plain(name)
-    if plain in _SETTINGS or plain.endswith(("secret", "secretkey", "secretaccesskey")):
+    is_named = is_strong(name) or plain.endswith("secret") or plain == "pass"
+    if isinstance(value, list | tuple):
+        return bool(value) and all(is_secret_setting(name, each) for each in value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return False
+    if not isinstance(value, str):
+        return is_named
+    if not value.strip():
+        return False
+    if plain == "auth" and ":" in value:  # a user and a password
         return True
-    return plain in _IF_DRAWN and _looks_drawn(value)
+    return is_named or (plain in _IF_DRAWN and _looks_drawn(value))
 
 
 def without_secrets(value: Any) -> Any:  # noqa: ANN401 (any setting, wrong ones too)
