@@ -24,7 +24,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def read(source):
-    splits = dict.fromkeys(("objective", "validation", "test"))
+    splits: dict[str, str | None] = {"objective": None, "validation": None, "test": None}
     asked = Asked(str(source), splits, Columns(("text",), None), False, 0.3, 0, 8, 10**6)
     found, _ = read_splits(asked)
     return sorted(text for rows in found.values() for text in rows.table["text"])
@@ -71,7 +71,7 @@ def test_links_within_a_data_set_and_of_the_hubs_cache_are_followed(tmp_path):
 
 def test_a_file_that_fills_a_disk_is_refused(folder):
     """The library unpacks what it finds into its cache, however much that is."""
-    with gzip.open(folder / "train.csv.gz", "wb", 9) as file:
+    with gzip.GzipFile(folder / "train.csv.gz", "wb") as file:
         for _ in range(300):
             file.write(b"a" * 2**20)
 
