@@ -54,7 +54,9 @@ def data_errors(what: str, hint: str) -> Iterator[None]:
 
 def with_place(url: str, hint: str) -> str:
     """Add to what to do where a relative path is looked for."""
-    if "://" in url or "::" in url or Path(url).is_absolute() or Path(url).exists():
+    if "://" in url or "::" in url or Path(url).is_absolute():
+        return hint
+    if os.path.exists(url):
         return hint
     return f"{hint} A relative path is looked for where the command runs, here {Path.cwd()}."
 
