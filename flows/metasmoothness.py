@@ -6,13 +6,15 @@ from typing import Any
 
 from prefect import flow
 
-from engine.applications.smoothness.record import SmoothnessRecord
+from engine.applications.smoothness.record import SmoothnessRecord, Trained
 from engine.applications.smoothness.stages import Shift
 from engine.applications.smoothness.works import works
 from engine.problems.segments import segments
 from engine.recipes.form import filled_in
-from engine.recipes.smoothness import MetasmoothnessRecipe
+from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothnessSettings
+from engine.recipes.training import Retraining
 from engine.stages.commits import read_scalars
+from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
 from flows.parts.opening import opened
@@ -65,7 +67,7 @@ def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> Smoot
     """Measure on workers that are there, inside a flow run; several may do so at once."""
     started = datetime.now(UTC).isoformat()
     with (
-        following(recipe, store, partial(works, recipe), workers) as progress,
+        following(recipe, store, partial(works, recipe, store=store), workers) as progress,
         growing(recipe, store, _title(recipe), progress.board) as page,
     ):
         stages = StageRunner(recipe.descent, store, progress, workers)
@@ -80,13 +82,52 @@ def _measure(
     recipe: MetasmoothnessRecipe, stages: StageRunner, page: GrowingReport, started: str
 ) -> SmoothnessRecord:
     settings, store, parts = recipe.smoothness, stages.store, segments(recipe.descent)
-    extra = landscape_distances(settings.landscape, settings.step)
     value = stages.run(training.initial_value, "initial metaparameters")
     base = hand_in_training(stages, parts, value=value)
     scores = stages.submit(training.evaluate, "evaluate", final=base)
+    found, why_not = None, None
+    if settings.retraining is Retraining.BATCHED:
+        found, why_not = _train_together(stages, settings, value, base)
+        if why_not is not None:
+            page.found(f"The trainings go one by one: {why_not}")
+    if found is None:
+        found = _train_each(stages, settings, value, base)
+    for direction, each in enumerate(found.compared(store)):
+        agreement = each["definition_2"]
+        page.found(f"Direction {direction}: Definition 2 is {agreement:.3f}.")
+    scored = scores.result()
+    page.stop()
+    with stages.progress.reporting():
+        return smoothness.conclude(recipe, store, found, scored, stages.counts, started, why_not)
+
+
+def _train_together(
+    stages: StageRunner, settings: SmoothnessSettings, value: Ref, base: StageFuture
+) -> tuple[Trained | None, str | None]:
+    """Train along all directions as one batched run; return what was made, or none and why."""
+    distances = landscape_distances(settings.landscape, settings.step)
+    ref = stages.run(
+        smoothness.train_along,
+        "train along all directions",
+        value=value,
+        at_z=base,
+        settings=settings,
+        distances=distances,
+    )
+    why_not = read_scalars(stages.store, ref).get("one_by_one")
+    if why_not is not None:
+        return None, why_not
+    return Trained(directions=[ref], heights=dict.fromkeys(distances, ref)), None
+
+
+def _train_each(
+    stages: StageRunner, settings: SmoothnessSettings, value: Ref, base: StageFuture
+) -> Trained:
+    """Train along the directions by a training of its own for each point."""
+    parts = segments(stages.recipe)
 
     def train_shifted(direction: int, distance: float) -> StageFuture:
-        shift = Shift(by=settings.by, seed=settings.seed, direction=direction, distance=distance)
+        shift = Shift.of(settings, direction, distance)
         words = f"[{direction}] {distance:+g} v"
         point = stages.submit(smoothness.perturb, f"perturb{words}", value=value, shift=shift)
         return hand_in_training(stages, parts, words, smoothness.train_at, value=value, point=point)
@@ -97,7 +138,8 @@ def _measure(
         (train_shifted(direction, step), train_shifted(direction, 2 * step))
         for direction in range(settings.directions)
     ]
-    sights = {distance: train_shifted(0, distance) for distance in extra}
+    distances = landscape_distances(settings.landscape, step)
+    sights = {distance: train_shifted(0, distance) for distance in distances}
     comparisons = [
         stages.submit(
             smoothness.compare, f"compare[{i}]", at_0=base, at_h=one, at_2h=two, step=step
@@ -108,15 +150,10 @@ def _measure(
         distance: stages.submit(smoothness.output_at, f"output {distance:+g} v", final=final)
         for distance, final in sights.items()
     }
-    compared = [each.result() for each in comparisons]
-    for direction, each in enumerate(compared):
-        agreement = read_scalars(store, each)["definition_2"]
-        page.found(f"Direction {direction}: Definition 2 is {agreement:.3f}.")
-    outputs = {distance: each.result() for distance, each in heights.items()}
-    found = scores.result()
-    page.stop()
-    with stages.progress.reporting():
-        return smoothness.conclude(recipe, store, compared, outputs, found, stages.counts, started)
+    return Trained(
+        directions=[each.result() for each in comparisons],
+        heights={distance: each.result() for distance, each in heights.items()},
+    )
 
 
 def landscape_distances(count: int, step: float) -> list[float]:

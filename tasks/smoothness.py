@@ -16,6 +16,7 @@ perturb = stage_task(stages.perturb)
 train_at = stage_task(stages.train_at)
 output_at = stage_task(stages.output_at)
 compare = stage_task(stages.compare)
+train_along = stage_task(stages.train_along)
 
 
 @task(task_run_name="check the recipe")

@@ -10,6 +10,7 @@ References:
     metasmoothness.
 """
 
+import logging
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -22,10 +23,14 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import generator
+from engine.preflight.moved import train_around
 from engine.recipes.smoothness import DirectionKind, SmoothnessSettings
+from engine.recipes.training import Retraining
 from engine.replay.plain_training import evaluate, train
 from engine.routine.routine import Routine
 from engine.types import Metaparams, Output, State
+
+_logger = logging.getLogger(__name__)
 
 INDEPENDENT = math.sqrt(2) - 1
 """Definition 2 of two independent increments, a random walk: 0.414. Not a good score."""
@@ -106,17 +111,18 @@ def metasmoothness(
     Args:
         routine: The run, with at least one metaparameter of any kind.
         output: phi, for Definition 1.
-        settings: Number and kind of directions, and the step h; see ``SmoothnessSettings``.
+        settings: Number and kind of directions, the step h, and whether the trainings go as one
+            batched run where that comes to the same; see ``SmoothnessSettings``.
         groups: Group of each example, for directions by group.
         z: Where; the routine's own point by default.
-        trainer: Trains at all points, for instance batched; one after the other by default.
+        trainer: Trains at all points in place of that.
 
     Raises:
         ConfigurationError: If the directions do not fit z, or no training moved along any.
         NonFiniteError: If a training diverges; names the step.
 
     Cost:
-        1 + 2 x ``settings.directions`` trainings.
+        1 + 2 x ``settings.directions`` trainings, and one more at z beside batched ones.
     """
     settings = settings or SmoothnessSettings()
     step = settings.step
@@ -125,10 +131,7 @@ def metasmoothness(
     for index in range(settings.directions):
         direction = draw_direction(point, settings, index, groups)
         points += [shifted(point, direction, step), shifted(point, direction, 2 * step)]
-    if trainer is None:
-        states: Sequence[State] = [train(routine, each) for each in points]
-    else:
-        states = trainer(routine, points)
+    states = (trainer or _TRAINERS[settings.retraining])(routine, points)
     outputs = [float(evaluate(routine, state, output)) for state in states]
     first, second = [], []
     for i in range(1, len(points), 2):
@@ -136,6 +139,25 @@ def metasmoothness(
         first.append(second_difference(outputs[0], outputs[i], outputs[i + 1], step))
         second.append(agreement(*moved))
     return gather(first, second, step)
+
+
+def _train_each(routine: Routine, points: Sequence[Metaparams]) -> list[State]:
+    return [train(routine, each) for each in points]
+
+
+def _train_together(routine: Routine, points: Sequence[Metaparams]) -> list[State]:
+    first = train(routine, points[0])
+    states, why_not = train_around(routine, points, first)
+    if why_not is None:
+        return states
+    _logger.info("%d trainings go one by one: %s", len(points), why_not)
+    return [first, *_train_each(routine, points[1:])]
+
+
+_TRAINERS: dict[Retraining, Trainer] = {
+    Retraining.BATCHED: _train_together,
+    Retraining.LOOP: _train_each,
+}
 
 
 def draw_direction(

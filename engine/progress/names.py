@@ -35,6 +35,7 @@ _PARTS = {
     "train-at": "training at shifted metaparameters",
     "perturb": "shifting the metaparameters",
     "compare": "comparing trainings",
+    "along": "training along the directions",
     "output": "the output at a shift",
     "move-canaries": "optimizing the canaries",
     "audit-canaries": "auditing the canaries",

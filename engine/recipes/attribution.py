@@ -9,16 +9,7 @@ from engine.recipes.descent import DescentRecipe, OuterSettings
 from engine.recipes.metaparameters import MetaparameterName, MetaparametersSettings
 from engine.recipes.settings import Settings, digest
 from engine.recipes.smoothness import descent_of
-
-
-class Retraining(StrEnum):
-    """How the trainings without some of the examples are carried out."""
-
-    BATCHED = "batched"
-    """A stage's trainings as one batched run; a model that couples its examples is refused."""
-
-    LOOP = "loop"
-    """One after the other."""
+from engine.recipes.training import Retraining
 
 
 class AttributionBaseline(StrEnum):
@@ -78,7 +69,8 @@ class AttributionSettings(Settings):
     """Trainings that one stage carries out."""
 
     retraining: Retraining = Retraining.BATCHED
-    """Whether the trainings of a stage go one after the other, or as one batch."""
+    """Whether the trainings of a stage go one after the other, or as one batched run, which refuses
+    a model that couples its examples."""
 
     baselines: tuple[AttributionBaseline, ...] | None = None
     """What else is judged; empty means everything that can be, which is TRAK for classifiers only.

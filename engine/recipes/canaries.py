@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from engine.recipes.attribution import Retraining
 from engine.recipes.descent import DescentRecipe, OuterSettings, OuterUpdate
 from engine.recipes.metaparameters import MetaparameterName, MetaparametersSettings
 from engine.recipes.settings import Settings, digest
 from engine.recipes.smoothness import descent_of
+from engine.recipes.training import Retraining
 
 
 class CanariesSettings(Settings):

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from engine.recipes.descent import DescentRecipe, OuterSettings
 from engine.recipes.problem_functions import refuse_other_code
 from engine.recipes.settings import Settings, digest, with_setting
+from engine.recipes.training import Retraining
 
 
 class DirectionKind(StrEnum):
@@ -43,6 +44,10 @@ class SmoothnessSettings(Settings):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds the directions."""
+
+    retraining: Retraining = Retraining.BATCHED
+    """Whether the trainings go one after the other, or as one batched run where the model is small
+    enough and comes to the same."""
 
 
 _MENU = ("arguments", "optimizer", "training", "metaparameters")

@@ -36,6 +36,16 @@ class DType(StrEnum):
     FLOAT64 = "float64"
 
 
+class Retraining(StrEnum):
+    """How trainings that differ in the metaparameters alone are carried out."""
+
+    BATCHED = "batched"
+    """As one batched run."""
+
+    LOOP = "loop"
+    """One after the other."""
+
+
 class TrainingSettings(Settings):
     """The inner run: T steps of one model."""
 

@@ -117,6 +117,32 @@ def train_each(
         return [state if torch.isfinite(losses).all() else None for state, losses in found]
 
 
+def why_not_together(routine: Routine, points: Sequence[Metaparams]) -> str | None:
+    """Say what keeps runs from being trained as one, in a sentence; None if nothing does.
+
+    Step 0 of the first and the last of a part is trained both ways. No clock decides, so that the
+    answer is the same wherever it is asked.
+
+    Args:
+        routine: What the runs have in common.
+        points: z of each run, two at least.
+    """
+    with deterministic():
+        part = next(_parts(len(points), routine))
+        return _obstacle([(routine, points[i]) for i in part], must_be_faster=False)
+
+
+def never_together(routine: Routine) -> str | None:
+    """Say why runs of a routine are never trained as one, without a step; None if they may be."""
+    if routine.own is not None:
+        return "the runs have a state of their own."
+    if routine.skip_idle:
+        return "the runs skip what a step leaves out."
+    if routine.statistics is not None:
+        return "the model keeps running statistics, or moves other buffers."
+    return None
+
+
 def evaluate_each(
     routine: Routine, output: Output, states: Sequence[State], *, together: Together | str
 ) -> Tensor:
@@ -241,12 +267,9 @@ def _by_step(losses: PerStep) -> Tensor:
 def obstacle(part: Sequence[tuple[Routine, Metaparams]], *, must_be_faster: bool) -> str | None:
     """Train step 0 both ways; say why the runs cannot or should not be batched, if so."""
     runs, points = zip(*part, strict=True)
-    if runs[0].own is not None:
-        return "the runs have a state of their own."
-    if runs[0].skip_idle:
-        return "the runs skip what a step leaves out."
-    if runs[0].statistics is not None:
-        return "the model keeps running statistics, or moves other buffers."
+    never = never_together(runs[0])
+    if never is not None:
+        return never
     z, states = _stacked(points), _initial_states(runs, points)
     # A program is read by none of torch's modes, and under one it could never be made again.
     eager = replace(runs[0], compile=False) if runs[0].compile else runs[0]

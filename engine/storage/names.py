@@ -16,7 +16,7 @@ STAGE_KINDS = frozenset(
         *("preflight", "initial", "train", "replay", "seed", "reverse", "update", "evaluate"),
         *("baseline", "retrain", "schedules", "optuna"),
         *("seed-queries", "trial", "train-without", "final-gradients", "trak"),
-        *("perturb", "train-at", "output", "compare"),
+        *("perturb", "train-at", "output", "compare", "along"),
         *("move-canaries", "audit-canaries"),
     }
 )

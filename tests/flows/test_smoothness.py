@@ -108,13 +108,49 @@ def test_the_same_flow_again_trains_nothing(record):
 @pytest.mark.slow
 def test_more_directions_reuse_those_that_were_measured(record):
     """The trainings of a direction do not depend on how many there are."""
-    found, store = record
+    _, store = record
+    found = metasmoothness(measurement(landscape=2, retraining="loop"), store)
 
-    more = metasmoothness(measurement(landscape=2, directions=3), store)
+    more = metasmoothness(measurement(landscape=2, directions=3, retraining="loop"), store)
 
     # A perturbed point, two segments each for two trainings, and the comparison.
     assert more.stages.total - more.stages.cached == 2 * (1 + 2) + 1
     assert more.definition_2.directions[:2] == found.definition_2.directions
+
+
+@pytest.mark.slow
+def test_trainings_together_are_those_one_by_one(record):
+    """One stage in place of all others, and the numbers of single trainings to rounding."""
+    found, store = record
+
+    alone = metasmoothness(measurement(landscape=2, retraining="loop"), store)
+
+    assert [ref.stage for ref in found.compared] == ["along"]
+    assert {ref.stage for ref in alone.compared} == {"compare"}
+    assert found.one_by_one is alone.one_by_one is None
+    assert alone.stages.total - found.stages.total == 6 * 3 + 2 + 2 - 1
+    for one, other in zip(
+        found.definition_2.directions, alone.definition_2.directions, strict=True
+    ):
+        assert one == pytest.approx(other, abs=1e-3)
+    for (place, one), (same, other) in zip(found.landscape, alone.landscape, strict=True):
+        assert place == same
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_what_cannot_go_together_goes_one_by_one_and_says_so(prefect_server, tmp_path):
+    """Batch normalization couples the examples of a batch and keeps statistics."""
+    content = {**TINY, "kind": "metasmoothness", "smoothness": {"directions": 1, "landscape": 0}}
+    model = {**TINY["arguments"]["model"], "norm": "batch"}
+    content["arguments"] = {**TINY["arguments"], "model": model}
+
+    found = metasmoothness(validate_recipe(content, "test"), str(tmp_path))
+
+    assert found.one_by_one is not None
+    assert "running statistics" in found.one_by_one
+    assert any("one by one" in line for line in found.findings())
+    assert [ref.stage for ref in found.compared] == ["compare"]
 
 
 @pytest.mark.slow

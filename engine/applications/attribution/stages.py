@@ -16,8 +16,9 @@ from engine.applications.attribution.scores import (
 from engine.applications.attribution.trak import trak_scores
 from engine.applications.attribution.trial import check_batched, try_removals
 from engine.preflight.verdict import CheckReport, Verdict
-from engine.recipes.attribution import AttributionRecipe, Queries, Removals, Retraining
+from engine.recipes.attribution import AttributionRecipe, Queries, Removals
 from engine.recipes.settings import Document
+from engine.recipes.training import Retraining
 from engine.replay.batched import train_many
 from engine.replay.seeding import seed_adjoint
 from engine.stages import training as stages

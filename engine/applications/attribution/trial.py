@@ -15,8 +15,9 @@ from engine.applications.attribution.scores import (
 )
 from engine.preflight.verdict import Check, Verdict
 from engine.problems.built import BuiltProblem
-from engine.recipes.attribution import AttributionSettings, Queries, Removals, Retraining
+from engine.recipes.attribution import AttributionSettings, Queries, Removals
 from engine.recipes.replay import ReplaySettings
+from engine.recipes.training import Retraining
 from engine.replay.batched import train_many
 from engine.replay.metagradient import differentiate
 from engine.replay.unbatched import refuse_unbatched

@@ -27,9 +27,9 @@ from engine.numerics.determinism import generator, seed_for
 from engine.problems.built import BuiltProblem
 from engine.problems.fits import check_classes, check_single_losses, continuous_inputs
 from engine.problems.metaparameters import initial_vector
-from engine.recipes.attribution import Retraining
 from engine.recipes.canaries import CanariesSettings
 from engine.recipes.descent import DescentRecipe
+from engine.recipes.training import Retraining
 from engine.replay.batched import train_many
 from engine.replay.later_steps import LaterSteps
 from engine.replay.metagradient import differentiate

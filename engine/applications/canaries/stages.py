@@ -14,9 +14,9 @@ from engine.applications.canaries.canaries import (
 from engine.metaparameters.outer_updates import make_outer
 from engine.numerics.determinism import seed_for
 from engine.problems.built import BuiltProblem
-from engine.recipes.attribution import Retraining
 from engine.recipes.descent import OuterRule
 from engine.recipes.settings import Document
+from engine.recipes.training import Retraining
 from engine.stages.commits import Made, read_rows
 from engine.stages.references import Ref
 from engine.stages.run import Run

@@ -10,12 +10,38 @@ from engine.reports.sections import Number
 from engine.reports.units import write_number
 from engine.runs.finished import FinishedRun
 from engine.runs.run import Scores, begin_run
+from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.stages.training import prepare as prepare_descent
 
 FIGURE = "landscape.png"
 """File in the run's folder, beside the report."""
+
+
+class Trained(Document):
+    """The stages that compared the trainings along the directions: one for all, or one for each."""
+
+    directions: list[Ref]
+    """What compared the trainings along a direction, or along all of them."""
+
+    heights: dict[float, Ref]
+    """Distance along the first direction to what has the output there, besides those compared."""
+
+    def compared(self, store: str) -> list[dict[str, Any]]:
+        """Return definitions and outputs along each direction."""
+        found = [read_scalars(store, ref) for ref in self.directions]
+        return [each for one in found for each in one.get("compared", [one])]
+
+    def outputs(self, store: str) -> dict[float, float]:
+        """Return the output at each of the distances."""
+        together = {ref for ref in self.heights.values() if ref in self.directions}
+        if together:
+            (ref,) = together
+            return dict(zip(self.heights, read_scalars(store, ref)["outputs"], strict=True))
+        return {
+            distance: read_scalars(store, ref)["output"] for distance, ref in self.heights.items()
+        }
 
 
 class DefinitionRecord(Document):
@@ -40,7 +66,7 @@ class SmoothnessRecord(FinishedRun):
     """The settings that made it."""
 
     compared: list[Ref]
-    """One stage for each direction."""
+    """One stage for each direction, or one for all."""
 
     heights: list[Ref]
     """The stages that have the output along the first direction."""
@@ -62,6 +88,9 @@ class SmoothnessRecord(FinishedRun):
 
     landscape: list[tuple[float, float]]
     """Distance along the first direction, in units of it, to the output, in order."""
+
+    one_by_one: str | None = None
+    """Why the trainings went one by one, where they were asked to go as one batched run."""
 
     def refs_to_keep(self, store: str) -> list[Ref]:  # noqa: ARG002 (asked of any kind)
         """Return comparisons, points and scores; the trainings only repeat them."""
@@ -94,7 +123,10 @@ class SmoothnessRecord(FinishedRun):
     def findings(self) -> list[str]:
         """Say what the numbers mean, beside values that mean nothing."""
         losses = ", ".join(f"{split} {each['loss']:.4f}" for split, each in self.scores.items())
-        return [*explain(self.found), f"Losses of the training at z: {losses}."]
+        lines = [*explain(self.found), f"Losses of the training at z: {losses}."]
+        if self.one_by_one is not None:
+            lines.append(f"The trainings went one by one: {self.one_by_one}")
+        return lines
 
     def table(self) -> list[dict[str, Any]]:
         """Return both definitions along each direction."""

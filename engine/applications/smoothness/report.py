@@ -3,7 +3,12 @@
 from typing import TYPE_CHECKING
 
 from engine.applications.smoothness.figures import draw_directions, draw_landscape
-from engine.applications.smoothness.record import FIGURE, DefinitionRecord, SmoothnessRecord
+from engine.applications.smoothness.record import (
+    FIGURE,
+    DefinitionRecord,
+    SmoothnessRecord,
+    Trained,
+)
 from engine.preflight.metasmoothness import gather
 from engine.recipes.smoothness import MetasmoothnessRecipe
 from engine.reports.canvas import png
@@ -23,44 +28,45 @@ if TYPE_CHECKING:
 def conclude(  # noqa: PLR0913 (what a measurement is made of)
     recipe: MetasmoothnessRecipe,
     store: str,
-    comparisons: list[Ref],
-    landscape: dict[float, Ref],
+    trained: Trained,
     scores: Ref,
     counts: Stages,
     started: str,
+    one_by_one: str | None = None,
 ) -> SmoothnessRecord:
     """Put the measurement together; write ``run.json``, ``report.html`` and ``landscape.png``.
 
     Args:
         recipe: What was measured.
         store: fsspec URL of the store.
-        comparisons: One stage for each direction.
-        landscape: Distance along the first direction to the stage that has the output there.
+        trained: The stages that compared trainings along the directions.
         scores: The evaluation at z.
         counts: How the stages were done.
         started: UTC time of the start, ISO 8601.
+        one_by_one: Why the trainings were no batched run, if they were asked to be.
     """
-    compared = [read_scalars(store, ref) for ref in comparisons]
+    compared = trained.compared(store)
     step = recipe.smoothness.step
     found = gather(
         [each["definition_1"] for each in compared],
         [each["definition_2"] for each in compared],
         step,
     )
-    heights = {distance: read_scalars(store, ref)["output"] for distance, ref in landscape.items()}
+    heights = trained.outputs(store)
     if heights:
         heights |= dict(zip((0.0, step, 2 * step), compared[0]["outputs"], strict=True))
     record = SmoothnessRecord(
         **how_made(recipe, started),
         stages=counts,
-        compared=comparisons,
-        heights=list(landscape.values()),
+        compared=trained.directions,
+        heights=[ref for ref in trained.heights.values() if ref not in trained.directions],
         scored=scores,
         definition_1=DefinitionRecord.model_validate(found.definition_1.content()),
         definition_2=DefinitionRecord.model_validate(found.definition_2.content()),
         step=step,
         scores=read_scalars(store, scores),
         landscape=sorted(heights.items()),
+        one_by_one=one_by_one,
     )
     return finish(store, record, _report)
 

@@ -1,23 +1,35 @@
 """What measurements of metasmoothness will do, for whoever says how long they take."""
 
 from engine.planning.expected import Expected
+from engine.preflight.moved import never_around
+from engine.problems.built import build_problem
 from engine.progress.time_left import Work
-from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothnessSettings, SmoothSearchRecipe
+from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
+from engine.recipes.training import Retraining
 
 
-def works(recipe: MetasmoothnessRecipe, expected: Expected) -> list[Work]:
-    """Return the stages of a measurement."""
-    return [*scored_works(expected), *_moved(recipe.smoothness, expected), expected.report()]
+def works(recipe: MetasmoothnessRecipe, expected: Expected, store: str | None = None) -> list[Work]:
+    """Return the stages of a measurement; whether trainings go together depends on its problem.
+
+    Args:
+        recipe: Of the measurement.
+        expected: What one training of it takes.
+        store: fsspec URL of the run's store, as for ``build_problem``.
+    """
+    moved = _moved(recipe, expected, store)
+    return [*scored_works(expected), *moved, expected.report()]
 
 
-def works_of_search(recipe: SmoothSearchRecipe, expected: Expected) -> list[Work]:
+def works_of_search(
+    recipe: SmoothSearchRecipe, expected: Expected, store: str | None = None
+) -> list[Work]:
     """Return the stages of a search, each routine as costly as the unchanged one.
 
     A routine is scored at its own rate and at each that is tried, and measured at its own and at
     the one that matches. What was made once is not made again: the baseline matches itself at its
     own rate, if that is tried.
     """
-    scored, moved = scored_works(expected), _moved(recipe.smoothness, expected)
+    scored, moved = scored_works(expected), _moved(recipe, expected, store)
     rates, works = {*recipe.learning_rates}, list[Work]()
     for number, routine in enumerate(recipe.routines().values()):
         own = routine.training.learning_rate
@@ -31,9 +43,17 @@ def scored_works(expected: Expected) -> list[Work]:
     return [expected.guess("initial"), *expected.train(), expected.score()]
 
 
-def _moved(settings: SmoothnessSettings, expected: Expected) -> list[Work]:
+def _moved(
+    recipe: MetasmoothnessRecipe | SmoothSearchRecipe, expected: Expected, store: str | None
+) -> list[Work]:
     """Return the stages of a measurement besides its training at z."""
+    settings = recipe.smoothness
     extra = settings.landscape
+    number = 1 + 2 * settings.directions + extra
+    if settings.retraining is Retraining.BATCHED and (
+        never_around(build_problem(recipe.descent, store).routine, number) is None
+    ):
+        return [expected.trainings("along", number)]
     found: list[Work] = []
     for _ in range(2 * settings.directions + extra):
         found += [expected.guess("perturb"), *expected.train("train-at")]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine.errors import ConfigurationError
-from engine.recipes.attribution import Retraining
+from engine.recipes.training import Retraining
 from engine.stages import commits, keys
 from engine.stages import stage as declarations
 from engine.stages.references import Ref

@@ -24,9 +24,10 @@ from engine.preflight.verdict import Verdict
 from engine.problems.built import build_problem
 from engine.problems.own_examples import as_examples
 from engine.problems.splits import Examples
-from engine.recipes.attribution import Queries, Removals, Retraining
+from engine.recipes.attribution import Queries, Removals
 from engine.recipes.files import load_recipe, validate_recipe
 from engine.recipes.replay import ReplaySettings
+from engine.recipes.training import Retraining
 from engine.reports.intervals import interval
 
 TINY = {

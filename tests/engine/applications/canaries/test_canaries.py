@@ -20,8 +20,8 @@ from engine.applications.canaries.report import compare
 from engine.applications.canaries.stages import move_canaries
 from engine.errors import ConfigurationError, DataError
 from engine.problems.built import build_problem
-from engine.recipes.attribution import Retraining
 from engine.recipes.files import validate_recipe
+from engine.recipes.training import Retraining
 from engine.replay import metagradient as differentiate
 from engine.replay.batched import train_many
 from engine.stages.keys import stage_key
