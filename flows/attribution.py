@@ -105,15 +105,19 @@ def _attribute(
         )
         for each in groups
     ]
-    adjoint = stages.run(
-        work.seed_queries, "seed queries", value=value, final=final, queries=settings.queries
-    )
+    adjoint = seeded(stages, settings, value, final)
     loss = read_scalars(store, scored.result())["test"]["loss"]
     page.found(f"The model whose predictions are explained has a test loss of {loss:.4f}.")
+    gradient = reverse_sweep(stages, reversible, 0, value, borders, adjoint)
+    spanned = None
+    if settings.basis is not None:
+        name = "scores by the directions"
+        spanned = stages.run(work.basis_scores, name, seeds=adjoint, gradient=gradient)
     found = Found(
         final=final,
         seed=adjoint,
-        gradient=reverse_sweep(stages, reversible, 0, value, borders, adjoint),
+        gradient=gradient,
+        spanned=spanned,
         scores=scored.result(),
         baselines={name: each.result() for name, each in baselines.items()},
         trainings=[each.result() for each in trainings],
@@ -139,6 +143,15 @@ def preflight(stages: StageRunner, settings: AttributionSettings) -> CheckReport
         retraining=settings.retraining,
     )
     return CheckReport.of([*checks.checks, *reporting.judge(recipe, store, tried).checks])
+
+
+def seeded(stages: StageRunner, settings: AttributionSettings, value: Ref, final: Ref) -> Ref:
+    """Make the adjoints of the queries, or of the directions that are swept in their place."""
+    inputs = {"value": value, "final": final, "queries": settings.queries}
+    if settings.basis is None:
+        return stages.run(work.seed_queries, "seed queries", **inputs)
+    sizes = {"size": settings.basis, "num_checked": settings.basis_checked}
+    return stages.run(work.seed_basis, "seed directions", **inputs, **sizes)
 
 
 def baseline(

@@ -2,9 +2,9 @@
 
 from prefect import task
 
+from engine.applications.attribution import basis, stages
 from engine.applications.attribution import record as attribution_runs
 from engine.applications.attribution import report as attribution_reports
-from engine.applications.attribution import stages
 from engine.applications.kinds import keep_plan_of, keep_product
 from engine.recipes.attribution import AttributionRecipe
 from tasks.reporting import report_task
@@ -15,6 +15,8 @@ trial = stage_task(stages.trial)
 train_without = stage_task(stages.train_without)
 final_gradients = stage_task(stages.final_gradients)
 trak = stage_task(stages.trak)
+seed_basis = stage_task(basis.seed_basis)
+basis_scores = stage_task(basis.basis_scores)
 
 
 @task(task_run_name="check the recipe")

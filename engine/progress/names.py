@@ -31,6 +31,8 @@ _PARTS = {
     "trial": "a trial with two queries",
     "train-without": "training without examples",
     "seed-queries": "differentiating the queries",
+    "seed-basis": "choosing directions for the queries",
+    "basis-scores": "scoring the queries by the directions",
     "trak": "TRAK",
     "train-at": "training at shifted metaparameters",
     "perturb": "shifting the metaparameters",

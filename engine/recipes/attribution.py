@@ -59,6 +59,14 @@ class AttributionSettings(Settings):
     query_split: QuerySplit = QuerySplit.TEST
     """Held-out split whose first examples are the queries."""
 
+    basis: Annotated[int, Field(ge=1)] | None = None
+    """K directions of the trained parameters that are swept in place of the queries, those that
+    explain most of the queries' derivatives; scores of a query lack what its derivative has outside
+    of them. Empty sweeps every query by itself, which is exact."""
+
+    basis_checked: Annotated[int, Field(ge=1)] = 2
+    """Queries that are swept by themselves beside a basis: the report shows its error on them."""
+
     drops: tuple[Annotated[float, Field(gt=0, lt=100)], ...] = (1, 5, 10, 20)
     """Percentages of the training examples to leave out; empty skips the judging."""
 
@@ -129,6 +137,23 @@ class AttributionRecipe(DescentRecipe):
         return self
 
     @model_validator(mode="after")
+    def _has_a_smaller_basis(self) -> "AttributionRecipe":
+        settings, plain = self.attribution, AttributionSettings()
+        if settings.basis is None:
+            if settings.basis_checked != plain.basis_checked:
+                raise ValueError(
+                    "attribution.basis_checked is set, but there is no basis whose error it would "
+                    "show. Set attribution.basis, or leave it out."
+                )
+        elif self.num_outputs >= settings.num_queries:
+            raise ValueError(
+                f"attribution.basis is {settings.basis} beside {settings.basis_checked} queries by "
+                f"themselves, which is no less work than sweeping all {settings.num_queries} "
+                "queries. Use a smaller basis, or leave it out."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _moves_nothing(self) -> "AttributionRecipe":
         plain = OuterSettings()
         given = [
@@ -143,12 +168,16 @@ class AttributionRecipe(DescentRecipe):
 
     @property
     def num_outputs(self) -> int:
-        """The loss of each query is an output."""
-        return self.attribution.num_queries
+        """The loss of each query is an output, or each direction of a basis."""
+        settings = self.attribution
+        if settings.basis is None:
+            return settings.num_queries
+        return settings.basis + settings.basis_checked
 
     @property
     def descent(self) -> DescentRecipe:
         """The recipe of a descent with the same training, under the name of this attribution."""
-        return descent_of(
-            self, f"{self.name}-{digest(self.attribution.model_dump(mode='json'))[:4]}"
-        )
+        settings = self.attribution.model_dump(mode="json")
+        if self.attribution.basis is None:  # as it always was
+            del settings["basis"], settings["basis_checked"]
+        return descent_of(self, f"{self.name}-{digest(settings)[:4]}")

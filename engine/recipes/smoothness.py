@@ -49,6 +49,12 @@ class SmoothnessSettings(Settings):
     """Whether the trainings go one after the other, or as one batched run where the model is small
     enough and comes to the same."""
 
+    def named(self) -> dict[str, Any]:
+        """Return what names a run: how trainings are carried out, if that is not the default."""
+        default = type(self).model_fields["retraining"].default
+        hidden = {"retraining"} if self.retraining is default else set[str]()
+        return self.model_dump(mode="json", exclude=hidden)
+
 
 _MENU = ("arguments", "optimizer", "training", "metaparameters")
 
@@ -71,9 +77,7 @@ class MetasmoothnessRecipe(DescentRecipe):
     @property
     def descent(self) -> DescentRecipe:
         """The recipe of a descent with the same training, under the name of this measurement."""
-        return descent_of(
-            self, f"{self.name}-{digest(self.smoothness.model_dump(mode='json'))[:4]}"
-        )
+        return descent_of(self, f"{self.name}-{digest(self.smoothness.named())[:4]}")
 
 
 class SearchSettings(Settings):
@@ -124,7 +128,8 @@ class SmoothSearchRecipe(DescentRecipe):
     @property
     def descent(self) -> DescentRecipe:
         """The recipe of a descent with the unchanged training, under the name of this search."""
-        settings = self.model_dump(mode="json", include={"smoothness", "search"})
+        settings = self.model_dump(mode="json", include={"search"})
+        settings["smoothness"] = self.smoothness.named()
         return descent_of(self, f"{self.name}-{digest(settings)[:4]}")
 
     def trainings(self) -> list[DescentRecipe]:

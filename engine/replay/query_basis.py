@@ -96,7 +96,7 @@ class QueryBasis:
             name: torch.tensordot(parts.to(rows.dtype), rows[:size], dims=1)
             for name, rows in self.gradients.items()
         }
-        return Query(gradient, float(_outside(parts, derivative)[-1]))
+        return Query(gradient, float(shares_outside(parts, derivative)[-1]))
 
     def outside(self, output: Output) -> Tensor:
         """Return the share of an output's derivative outside of the first 0, 1, ..., K directions.
@@ -105,7 +105,7 @@ class QueryBasis:
             Shares in norm, falling from 1, shape (K + 1,).
         """
         derivative = self._derivative(output)
-        return _outside(self.directions @ derivative, derivative)
+        return shares_outside(self.directions @ derivative, derivative)
 
     def _derivative(self, output: Output) -> Tensor:
         return _derivatives(self.routine, self.state, [output])[0]
@@ -138,11 +138,7 @@ def query_basis(
         parameters.
     """
     outputs = outputs_from(outputs)
-    if routine.statistics is not None or routine.own is not None:
-        raise ConfigurationError(
-            "A basis of queries is one of derivatives by the parameters, but this run's outputs "
-            "read more of the state: running statistics, or a state of its own. Use metagradients."
-        )
+    refuse_more_state(routine)
     if size is not None and not 1 <= size <= len(outputs):
         raise ConfigurationError(
             f"size is {size}, but {len(outputs)} outputs span 1 to {len(outputs)} directions. Use "
@@ -150,22 +146,48 @@ def query_basis(
         )
     replay = replay_from(options, "query_basis", ("size", "store"))
     state = train(routine)
-    _, strengths, directions = torch.linalg.svd(
-        _derivatives(routine, state, outputs), full_matrices=False
-    )
-    kept = int((strengths > _LEAST * strengths[0]).sum())
-    if not kept:
-        raise ConfigurationError(
-            "The derivative of every output by the trained parameters is 0, so they span no "
-            "direction. Give outputs that change with the parameters, such as losses."
-        )
-    directions = directions[: min(kept, size or kept)].contiguous()
+    directions = strongest_directions(_derivatives(routine, state, outputs), size)
     along = [_along(routine, row) for row in directions]
     later = LaterSteps(routine, routine.point())
     found = differentiate(routine, along, None, replay, store, later=later)
     names = found[0].gradient
     gradients = {name: torch.stack([each.gradient[name] for each in found]) for name in names}
     return QueryBasis(routine, state, directions, gradients)
+
+
+def refuse_more_state(routine: Routine) -> None:
+    """Refuse a run whose outputs read more than the parameters.
+
+    Raises:
+        ConfigurationError: With the remedy.
+    """
+    if routine.statistics is not None or routine.own is not None:
+        raise ConfigurationError(
+            "A basis of queries is one of derivatives by the parameters, but this run's outputs "
+            "read more of the state: running statistics, or a state of its own. Use metagradients, "
+            "one sweep for each query.",
+            settings=("attribution.basis",),
+        )
+
+
+def strongest_directions(
+    derivatives: Float[Tensor, "outputs params"], size: int | None = None
+) -> Float[Tensor, "size params"]:
+    """Return orthonormal directions that some derivatives span, the one that explains most first.
+
+    There are fewer than ``size`` where the derivatives span fewer.
+
+    Raises:
+        ConfigurationError: If all derivatives are 0.
+    """
+    _, strengths, directions = torch.linalg.svd(derivatives, full_matrices=False)
+    kept = int((strengths > _LEAST * strengths[0]).sum())
+    if not kept:
+        raise ConfigurationError(
+            "The derivative of every output by the trained parameters is 0, so they span no "
+            "direction. Give outputs that change with the parameters, such as losses."
+        )
+    return directions[: min(kept, size or kept)].contiguous()
 
 
 def _derivatives(routine: Routine, state: State, outputs: Sequence[Output]) -> Tensor:
@@ -185,8 +207,16 @@ def _along(routine: Routine, direction: Tensor) -> Callable[[nn.Module], Tensor]
     return component
 
 
-def _outside(parts: Tensor, derivative: Tensor) -> Tensor:
-    """Return what is left of a derivative beyond its first 0, 1, ... components, over its norm."""
+def shares_outside(parts: Tensor, derivative: Tensor) -> Tensor:
+    """Return what is left of a derivative beyond its first 0, 1, ... components, over its norm.
+
+    Args:
+        parts: Its components along the directions, shape (K,).
+        derivative: It, shape (params,).
+
+    Returns:
+        Shares in norm, falling from 1, shape (K + 1,).
+    """
     square = parts.double().square().cumsum(0)
     whole = derivative.double().square().sum().clamp(min=1e-300)
     return torch.cat([square.new_ones(1), (1 - square / whole).clamp(min=0).sqrt()])

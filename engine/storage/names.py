@@ -16,6 +16,7 @@ STAGE_KINDS = frozenset(
         *("preflight", "initial", "train", "replay", "seed", "reverse", "update", "evaluate"),
         *("baseline", "retrain", "schedules", "optuna"),
         *("seed-queries", "trial", "train-without", "final-gradients", "trak"),
+        *("seed-basis", "basis-scores"),
         *("perturb", "train-at", "output", "compare", "along"),
         *("move-canaries", "audit-canaries"),
     }

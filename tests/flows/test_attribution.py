@@ -17,6 +17,7 @@ from engine.recipes.files import validate_recipe
 from engine.replay.batched import train_many
 from engine.replay.metagradient import metagradients
 from engine.runs.run import find_run, read_recipe
+from engine.stages.commits import read_scalars
 from engine.storage.places import run_folder
 from flows.attribution import attribution
 
@@ -182,3 +183,37 @@ def test_a_group_of_subsets_is_never_larger_than_asked_for(recipe):
     ]
 
     assert groups == [(10, 0, 4), (10, 4, 6), (20, 0, 4), (20, 4, 6)]
+
+
+@pytest.mark.slow
+def test_a_basis_is_swept_in_place_of_the_queries_and_the_report_shows_its_error(
+    prefect_server, tmp_path
+):
+    """Four directions and two queries are swept for nine; all nine have scores, and are judged."""
+    settings = {**TINY["attribution"], "num_queries": 9, "basis": 4, "drops": [20]}
+    recipe = validate_recipe({**TINY, "attribution": settings}, "test")
+
+    found = attribution(recipe, str(tmp_path))
+
+    scores = engine.open_run(str(tmp_path), found.run).scores
+    problem = build_problem(recipe.descent)
+    exact = metagradients(problem.routine, query_outputs(problem, recipe.attribution.queries))
+    truth = torch.stack([each["weights"] for each in exact])
+    told = read_scalars(str(tmp_path), found.found.spanned)
+    errors = ((scores.values() - truth).norm(dim=1) / truth.norm(dim=1)).tolist()
+    assert [each[-1] for each in told["errors"]] == pytest.approx(errors[:2])
+    assert found.basis is not None
+    assert f"{max(errors[:2]):.2g} at most" in found.basis
+    assert any(found.basis in line for line in found.findings())
+    with open(found.content(str(tmp_path))["report"]) as file:
+        assert "Scores from a basis of directions" in file.read()
+    assert scores.basis(trusted=True).query(query_outputs(problem, recipe.attribution.queries)[8])
+
+
+@pytest.mark.slow
+def test_a_run_without_a_basis_says_how_one_is_had(record):
+    """Whoever asks a finished run for more queries is told the setting."""
+    found, store = record
+
+    with pytest.raises(ConfigurationError, match=r"attribution\.basis"):
+        engine.open_run(store, found.run).scores.basis()

@@ -47,6 +47,30 @@ def draw_datamodeling(lds: Mapping[str, Mapping[float, Interval]]) -> "matplotli
     return figure
 
 
+def draw_basis(
+    errors: Sequence[Sequence[float]], outside: Mapping[str, Sequence[float]]
+) -> "matplotlib.figure.Figure":
+    """Draw the error of a basis of queries against the number of its directions.
+
+    Args:
+        errors: Relative errors of each query by the first 1, 2, ... directions.
+        outside: ``median`` and ``largest`` share outside of the first 0, 1, ... directions.
+    """
+    figure, (axes,) = new_figure(3.4)
+    for number, each in enumerate(errors):
+        label = None if number else "error of a query's scores"
+        axes.plot(
+            range(1, len(each) + 1), each, color=ORANGE, marker="o", markersize=3, label=label
+        )
+    for name, style in (("median", "-"), ("largest", "--")):
+        label = f"derivative outside, {name}"
+        axes.plot(range(len(outside[name])), outside[name], style, color=BLUE, label=label)
+    axes.set(xlabel="directions swept", ylabel="share, in norm")
+    axes.set_ylim(bottom=0)
+    legend(axes, 3)
+    return figure
+
+
 def draw_predictions(
     points: Mapping[float, tuple[Tensor, Tensor]], queries: Sequence[int], lds: Sequence[float]
 ) -> "matplotlib.figure.Figure":

@@ -30,6 +30,8 @@ from engine.storage.states import RowStore
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.replay.query_basis import QueryBasis
+
 _SHOWN = 5
 """Queries that a notebook shows; a row for each example has no room for more."""
 
@@ -52,6 +54,7 @@ class QueryScores:
     run: str
     method: str
     _refs: Mapping[str, Ref]
+    _record: AttributionRecord
 
     @property
     def methods(self) -> list[str]:
@@ -69,6 +72,29 @@ class QueryScores:
                 f"Run {self.run} has no scores of {method!r}. It has {', '.join(self._refs)}."
             )
         return replace(self, method=method)
+
+    def basis(self, *, trusted: bool = False) -> "QueryBasis":
+        """Return the basis that was swept in place of the queries; any other query can be asked.
+
+        ``run.scores.basis().query(phi)`` runs no step.
+
+        Args:
+            trusted: As for ``model`` of a run: whether you know the code and the places that the
+                store's recipe names to be harmless.
+
+        Raises:
+            ConfigurationError: If the run has none, or trust is needed and not given.
+            StoreError: If a stage is missing or damaged.
+        """
+        if self._record.found.spanned is None:
+            raise ConfigurationError(
+                f"Run {self.run} swept every query by itself. Set attribution.basis for a basis "
+                "that other queries can be asked of."
+            )
+        from engine.applications.attribution.basis import basis_of
+
+        with store_errors(self.store):
+            return basis_of(self.store, self._record, trusted=trusted)
 
     @cached_property
     def queries(self) -> list[dict[str, Any]]:
@@ -192,7 +218,7 @@ def scores_of(store: str, run: str, kind: str, record: FinishedRun | None) -> Qu
     """
     if isinstance(record, AttributionRecord):
         found = record.found
-        return QueryScores(store, run, OWN, {OWN: found.gradient, **found.baselines})
+        return QueryScores(store, run, OWN, {OWN: found.own, **found.baselines}, record)
     wrong = "has not finished" if kind == "attribution" else f"is of kind {kind}"
     raise ConfigurationError(
         f"Run {run} {wrong}, so it has no scores by query: a finished run of kind attribution has "

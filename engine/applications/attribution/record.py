@@ -8,6 +8,7 @@ from engine.applications.attribution.trial import check_batched
 from engine.problems.built import build_problem
 from engine.recipes.attribution import AttributionBaseline, AttributionRecipe
 from engine.recipes.settings import Document
+from engine.replay.query_basis import refuse_more_state
 from engine.reports.curves import Curve
 from engine.reports.sections import Number
 from engine.runs.finished import FinishedRun
@@ -52,6 +53,14 @@ class Found(Document):
     trainings: list[Ref]
     """Trainings without some examples."""
 
+    spanned: Ref | None = None
+    """Scores of the queries by a basis, if ``gradient`` is that of its directions."""
+
+    @property
+    def own(self) -> Ref:
+        """What holds the metagradient's scores, query by query."""
+        return self.gradient if self.spanned is None else self.spanned
+
 
 class LdsRecord(Document):
     """The LDS for one percentage."""
@@ -69,7 +78,7 @@ class LdsRecord(Document):
 class AttributionRecord(FinishedRun):
     """Everything that is known of a finished attribution."""
 
-    bulky = frozenset({"train", "seed-queries", "reverse", "replay"})
+    bulky = frozenset({"train", "seed-queries", "seed-basis", "reverse", "replay"})
 
     recipe: AttributionRecipe  # pyright: ignore[reportIncompatibleVariableOverride] (it is frozen)
     """The settings that made it."""
@@ -89,10 +98,17 @@ class AttributionRecord(FinishedRun):
     left_out: tuple[str, ...] = ()
     """Baselines that were not measured, each in a sentence that says why."""
 
+    basis: str | None = None
+    """How exact scores are that come from a basis, in a sentence."""
+
     def refs_to_keep(self, store: str) -> list[Ref]:
-        """Return all scores, the trained model, and the trainings that judge them."""
+        """Return all scores, the trained model, and the trainings that judge them.
+
+        A basis stays, since other queries can be asked of it.
+        """
         found = self.found
         results = [found.gradient, found.scores, *found.baselines.values(), *found.trainings]
+        results += [] if found.spanned is None else [found.seed, found.spanned]
         return results + lineage(store, found.final, "start")
 
     def headline(self) -> str:
@@ -141,6 +157,8 @@ class AttributionRecord(FinishedRun):
             f"One training and one reverse sweep attribute the losses of {self._queries}; the "
             f"model's test {share}loss is {test['loss']:.3f}."
         ]
+        if self.basis is not None:
+            lines.append(self.basis)
         if self.lds[OWN]:
             lines.append(
                 "The LDS (linear datamodeling score) is the rank correlation of predicted losses "
@@ -192,7 +210,7 @@ class AttributionRecord(FinishedRun):
     def arrays(self) -> dict[str, Ref]:
         """Return the scores of each method, query by query, and the final state."""
         found = self.found
-        scores = {OWN: found.gradient, **found.baselines}
+        scores = {OWN: found.own, **found.baselines}
         return {f"scores[{name}]": ref for name, ref in scores.items()} | {"state": found.final}
 
     def outcome(self) -> dict[str, Any]:
@@ -251,6 +269,8 @@ def prepare(recipe: AttributionRecipe, store: str) -> None:
     prepare_descent(Run(recipe.descent, store))
     problem = build_problem(recipe.descent, store)
     query_batch(problem, recipe.attribution.queries)
+    if recipe.attribution.basis is not None:
+        refuse_more_state(problem.routine)
     if AttributionBaseline.TRAK in (recipe.attribution.baselines or ()) and trak_is_installed():
         check_trak(problem)
     for removals in recipe.attribution.removals:

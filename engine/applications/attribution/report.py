@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.applications.attribution.basis import basis_said, basis_section
 from engine.applications.attribution.figures import draw_datamodeling, draw_predictions
 from engine.applications.attribution.queries import query_sections
 from engine.applications.attribution.record import (
@@ -68,7 +69,7 @@ def conclude(
     """
     problem, settings = build_problem(recipe.descent, store), recipe.attribution
     shape = settings.num_queries, len(problem.routine)
-    own = only_metagradient(read_rows(store, found.gradient))
+    own = only_metagradient(read_rows(store, found.own))
     scores = {OWN: own.reshape(shape)}
     for name, ref in found.baselines.items():
         scores[name] = read_rows(store, ref)["scores"].reshape(shape)
@@ -92,13 +93,15 @@ def conclude(
         growth=sweep.growth,
         uncompared=sweep.uncompared,
         left_out=tuple(filter(None, judged_baselines(recipe, store).values())),
+        basis=None if found.spanned is None else basis_said(store, found.spanned, settings),
     )
+    exact = [] if found.spanned is None else [basis_section(store, found.spanned, settings)]
 
     def report(record: AttributionRecord) -> Report:
         shown = query_sections(problem.data, settings.queries, scores[OWN], base.tolist())
         return Report(
             f"Attribution: {recipe.name}",
-            [*_judged(record, scores[OWN], trainings, lds), *shown[:1]],
+            [*_judged(record, scores[OWN], trainings, lds), *exact, *shown[:1]],
             shown[1:],
             files={
                 SCORES: as_csv(scores[OWN], problem).encode(),

@@ -28,7 +28,10 @@ def works(recipe: AttributionRecipe, expected: Expected, store: str | None = Non
         expected.trainings("train-without", each.stop - each.start, scored=True)
         for each in subsets(settings)
     ]
-    return [*found, expected.guess("seed-queries"), *expected.sweep(), expected.report()]
+    if settings.basis is None:
+        return [*found, expected.guess("seed-queries"), *expected.sweep(), expected.report()]
+    seeds, scores = expected.guess("seed-basis"), expected.guess("basis-scores")
+    return [*found, seeds, *expected.sweep(), scores, expected.report()]
 
 
 def subsets(settings: AttributionSettings) -> list[Subsets]:
