@@ -8,6 +8,7 @@ optimizer of torch, the same batches.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,15 +17,17 @@ from engine.applications.attribution.scores import kept_weights
 from engine.applications.comparisons.rate_search_stages import one_cycle_rates
 from engine.metaparameters.learning_rate import LearningRatePoints
 from engine.metaparameters.weights import ExampleWeights
-from engine.preflight.metasmoothness import draw_direction, shifted
+from engine.preflight.metasmoothness import draw_direction, metasmoothness, shifted
 from engine.problems.built import build_problem
 from engine.recipes.attribution import Removals
 from engine.recipes.files import load_recipe
 from engine.recipes.rate_search import one_cycles
 from engine.recipes.smoothness import SmoothnessSettings
+from engine.recipes.training import Retraining
 from engine.replay.batched import train_each
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
+from tests.bench.bench_witness import medians
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,28 @@ def directions(number: int = 32) -> Bank:
         for distance in (1, 2)
     ]
     return Bank(f"trainings along smoothness directions, {own.num_steps} steps", own, points)
+
+
+def measured(rounds: int) -> tuple[str, str, str]:
+    """Measure metasmoothness of the main job's training, as one batched run and one by one.
+
+    Returns:
+        Figure, what was measured, and nothing that was asked.
+    """
+    problem = build_problem(load_recipe("digits-selection").descent)
+    groups = problem.data.splits["train"].one_label_each
+    found: dict[str, tuple[float | None, ...]] = {}
+
+    def measure(how: Retraining) -> None:
+        settings = SmoothnessSettings(directions=7, retraining=how)
+        score = metasmoothness(problem.routine, problem.output, settings, groups=groups)
+        found[how] = score.definition_2.directions
+
+    took = medians({how.value: partial(measure, how) for how in Retraining}, rounds)
+    pairs = zip(found[Retraining.BATCHED], found[Retraining.LOOP], strict=True)
+    error = max(abs(one - other) for one, other in pairs if one is not None and other is not None)
+    words = f"{took['batched'] / took['loop']:.2f} (Definition 2 off by {error:.0e})"
+    return "metasmoothness along 7 directions, as one batched run over one by one", words, ""
 
 
 def _weighted(name: str) -> Routine:

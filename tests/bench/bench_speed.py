@@ -7,6 +7,7 @@ small     training step, metagradient with all states and by the k-ary tree, ove
           eager and compiled
 together  1,000 one-cycle trainings of the digits' MLP, an LDS bank, seeds and smoothness directions
           as batched runs, over such loops
+          and metasmoothness by batched trainings over single ones
 rows      rows of 10 MB written and read, over ``torch.save`` and ``torch.load``
 outputs   K = 8 outputs over one, one after the other and in one pass (MLP and GPT)
 basis     error of a held-out query against the number of swept directions
@@ -147,7 +148,7 @@ def together(rounds: int, runs: int = 1000) -> list[Row]:
             f"{ours / plain:.2f} ({1 / ours:.0f} a second, of {1 / plain:.0f}; off by {error:.0e})"
         )
         found.append((f"{len(bank.points):,} {bank.words}, over a plain loop", words, goal))
-    return found
+    return [*found, banks.measured(rounds)]
 
 
 def rows(rounds: int) -> list[Row]:
