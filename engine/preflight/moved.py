@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from engine.replay.at_once import at_once
 from engine.replay.batched import (
     Together,
-    at_once,
     never_together,
     train_many,
     why_not_together,

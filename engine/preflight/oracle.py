@@ -18,7 +18,8 @@ from engine.numerics.determinism import deterministic
 from engine.progress.board import one_work
 from engine.progress.counted import forward_work, graph_work
 from engine.progress.displays import Shown, shown
-from engine.replay.batched import Together, at_once, evaluate_each, train_many
+from engine.replay.at_once import at_once
+from engine.replay.batched import Together, evaluate_each, train_many
 from engine.replay.plain_training import evaluate, refuse_reader, train
 from engine.routine.intake import direction_from, point_from, refuse_output
 from engine.routine.module.operations import without_checkpointing

@@ -8,7 +8,8 @@ from engine.preflight.metasmoothness import INDEPENDENT, Score, metasmoothness
 from engine.preflight.training import LongRun
 from engine.preflight.verdict import Check, Verdict
 from engine.recipes.smoothness import SmoothnessSettings
-from engine.replay.batched import Together, at_once, train_many
+from engine.replay.at_once import at_once
+from engine.replay.batched import Together, train_many
 from engine.replay.plain_training import train
 from engine.routine.idle import skipping_never_used
 from engine.routine.routine import Routine

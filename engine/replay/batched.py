@@ -18,8 +18,8 @@ from torch.func import vmap
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
-from engine.numerics.fingerprint import dense_parts
 from engine.progress.meter import listening
+from engine.replay.at_once import at_once
 from engine.replay.interpreter import check_losses
 from engine.replay.per_step import PerStep
 from engine.routine.idle import noting_used, skipping_idle, used_tensors, watch
@@ -31,15 +31,6 @@ from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State
 
 _logger = logging.getLogger(__name__)
-
-AT_ONCE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
-"""Bytes of the parameters of the runs that go through a step together, by the kind of device."""
-
-KEPT_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
-"""Bytes that their losses keep for the backward pass, at most."""
-
-_FEWEST = 4
-"""Runs that go through a step together, however large their model is."""
 
 _NOT_CARRIED = (RuntimeError, NotImplementedError, ValueError)
 """What ``torch.func.vmap`` raises for code that it cannot batch. An error of the code itself is
@@ -355,39 +346,6 @@ def _views(routine: Routine, params: Tensor) -> dict[str, Tensor]:
     parts = params.split_with_sizes(layout.sizes, dim=1)
     watch(dict(zip(layout.shapes, parts, strict=True)))
     return layout.named(parts)
-
-
-def at_once(routine: Routine) -> int:
-    """Return how many runs go through a step together.
-
-    The number follows from sizes alone: a measured one would change the last digits from call to
-    call. It is large enough that starting kernels costs little, and small enough that what a step
-    writes and reads again stays in a processor's cache, or in a GPU's memory.
-    """
-    kind = routine.device.type if routine.device.type in AT_ONCE_BYTES else "cuda"
-    size = routine.layout.size * routine.layout.dtype.itemsize
-    return max(_FEWEST, min(AT_ONCE_BYTES[kind] // size, KEPT_BYTES[kind] // _kept_bytes(routine)))
-
-
-def _kept_bytes(routine: Routine) -> int:
-    """Return what the loss of the first step keeps for its backward pass, each storage once."""
-    found: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        for part in dense_parts(tensor):
-            storage = part.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    z = routine.point()
-    state = routine.initial_state(z)
-    params = state["params"].detach().requires_grad_()
-    term = next(routine.terms(0))
-    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-    with torch.enable_grad(), hooks, routine.binding.kept(), routine.reading(state):
-        loss = routine.term_loss(params, term, z, 0)
-    del loss
-    return sum(found.values()) + 1
 
 
 def _stacked(points: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from torch import nn
 
 import engine
 from engine.errors import ConfigurationError, NonFiniteError, WitnessError
-from engine.replay import batched
 from engine.replay.batched import evaluate_each, train_each, train_many
 from engine.replay.plain_training import train
 from tests import problems
@@ -57,7 +56,7 @@ def test_batched_runs_equal_the_runs_one_by_one(optimizer, kind):
 
 def test_runs_in_several_groups_are_all_there_in_order(monkeypatch):
     """More runs than go through a step together are several batched runs, of no fixed size."""
-    monkeypatch.setattr(batched, "KEPT_BYTES", {"cpu": 0})  # the fewest, four
+    monkeypatch.setattr("engine.replay.at_once.KEPT_BYTES", {"cpu": 0})  # the fewest, four
     routine = smooth_routine("momentum", "all")
     points = points_around(routine, 10)
 
