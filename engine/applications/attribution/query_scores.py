@@ -91,7 +91,7 @@ class QueryScores:
                 f"Run {self.run} swept every query by itself. Set attribution.basis for a basis "
                 "that other queries can be asked of."
             )
-        from engine.applications.attribution.basis import basis_of
+        from engine.applications.attribution.basis_report import basis_of
 
         with store_errors(self.store):
             return basis_of(self.store, self._record, trusted=trusted)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.applications.attribution.basis import basis_said, basis_section
+from engine.applications.attribution.basis_report import basis_said, basis_section
 from engine.applications.attribution.figures import draw_datamodeling, draw_predictions
 from engine.applications.attribution.queries import query_sections
 from engine.applications.attribution.record import (
