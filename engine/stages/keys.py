@@ -68,6 +68,7 @@ APART = {
     },
     "recipes/kinds.py": "finds what kinds of runs are made of",
     "applications/attribution/queries.py": "reports what stages made",
+    "applications/attribution/basis_report.py": "reports what stages made",
     "applications/attribution/query_scores.py": "reads what runs left",
     "applications/shown_examples.py": "shows examples to people",
     "applications/smoothness/search.py": "chooses among what stages made",

@@ -35,10 +35,10 @@ class Trained(Document):
 
     def outputs(self, store: str) -> dict[float, float]:
         """Return the output at each of the distances."""
-        together = {ref for ref in self.heights.values() if ref in self.directions}
+        together = [ref for ref in self.heights.values() if ref in self.directions]
         if together:
-            (ref,) = together
-            return dict(zip(self.heights, read_scalars(store, ref)["outputs"], strict=True))
+            outputs = read_scalars(store, together[0])["outputs"]
+            return dict(zip(self.heights, outputs, strict=True))
         return {
             distance: read_scalars(store, ref)["output"] for distance, ref in self.heights.items()
         }

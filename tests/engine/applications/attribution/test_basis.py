@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from engine.applications.attribution.basis import (
-    basis_of,
     basis_scores,
     relative_errors,
     seed_basis,
 )
+from engine.applications.attribution.basis_report import basis_of
 from engine.applications.attribution.record import AttributionRecord, Found, prepare
 from engine.applications.attribution.scores import query_outputs
 from engine.errors import ConfigurationError
