@@ -48,8 +48,9 @@ def read_iterate(
 def judge(recipe: DescentRecipe, store: str, checks: Ref) -> CheckReport:
     """Say what the preflight found, and stop a run that it refuses; see ``CheckReport.gate``."""
     report = commits.read_scalars_as(store, checks, CheckReport)
-    for sentence in report.gate(recipe.preflight):
-        say(logging.WARNING, f"Preflight, {sentence}")
+    report.gate(recipe.preflight)
+    for sentence in report.warnings():
+        say(logging.WARNING, sentence)
     return report
 
 

@@ -169,6 +169,10 @@ class CheckReport(Document):
             for check in self.named(verdict)
         ]
 
+    def warnings(self) -> list[str]:
+        """Return the sentences as a run says them, on its way and at its end in the same words."""
+        return [f"Preflight, {sentence}" for sentence in self.sentences()]
+
 
 def heed_later(found: Sequence[str], mode: PreflightMode) -> Sequence[str]:
     """Return what was found to be wrong in later steps; stop the run, unless told not to.

@@ -27,8 +27,12 @@ LINES.addHandler(logging.NullHandler())
 _LOOK_SECONDS = 0.5
 """Time between two looks at a meter."""
 
-_PAUSES = (5.0, 10.0, 20.0, 30.0, 60.0)
-"""Longest silences of plain lines, one after the other; the last one counts from then on."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0
+"""Bounds of the longest silence of plain lines, in seconds."""
+
+_PAUSE_SHARE = 0.05
+"""The longest silence between those bounds, as a share of the time gone: whoever watches the first
+minutes is not left alone, and the log of a run of hours has a line a minute."""
 
 
 def can_draw(stream: Any) -> bool:  # noqa: ANN401 (whatever stands for standard error)
@@ -84,7 +88,7 @@ class PlainLines:
         stamp: Callable[[], str] = lambda: datetime.now().strftime("%H:%M:%S"),
     ) -> None:
         self._meter, self._write, self._clock, self._stamp = meter, write, clock, stamp
-        self._said, self._pauses, self._last = "", 0, clock()
+        self._said, self._began, self._last = "", clock(), clock()
         self._scores = Scores(meter, self.line)
 
     def look(self) -> None:
@@ -92,9 +96,8 @@ class PlainLines:
         self._scores.look()
         seen = [board.seen() for board in list(self._meter.boards)]
         going = [each for each in seen if not each.is_finished]
-        silent = self._clock() - self._last >= _PAUSES[self._pauses]
+        silent = self._clock() - self._last >= self._pause()
         if going and silent:
-            self._pauses = min(self._pauses + 1, len(_PAUSES) - 1)
             for each in going:
                 self.line(_whose(self._meter, each) + standing(each))
         work = self._meter.work
@@ -110,6 +113,11 @@ class PlainLines:
 
     def _say(self, words: str) -> None:
         self.line(capital(words))
+
+    def _pause(self) -> float:
+        """Return the longest silence at this moment, in seconds."""
+        share = _PAUSE_SHARE * (self._clock() - self._began)
+        return min(max(share, _SHORTEST_PAUSE), _LONGEST_PAUSE)
 
 
 def _whose(meter: Meter, seen: Seen) -> str:

@@ -74,7 +74,7 @@ class FinishedRun(Outline):
 
     def warnings(self) -> list[str]:
         """Say in sentences what speaks against it; by default what the preflight found."""
-        return [] if self.checks is None else self.checks.sentences()
+        return [] if self.checks is None else self.checks.warnings()
 
     def next_steps(self) -> list[str]:
         """Say in sentences what to do with it."""

@@ -64,7 +64,7 @@ def page_of_stages(
         headline=seen.sentence() if seen is not None else ["It has begun.", *findings][-1],
         numbers=numbers,
         findings=list(findings)[-_FINDINGS:],
-        warnings=[] if checks is None else checks.sentences(),
+        warnings=[] if checks is None else checks.warnings(),
         sections=sections,
         refresh=REFRESH,
     )

@@ -6,7 +6,7 @@ at once. Both are imported after the server has been started, which takes longer
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from engine.progress.displays import LINES
 from engine.progress.meter import doing
 from flows.cli.server.surroundings import loaded, loading, prefect_settings
-from flows.cli.terminal.screen import say, tell
+from flows.cli.terminal.screen import same_place, say, tell
 from flows.cli.terminal.signals import goes_on
 from flows.cli.terminal.watching import prepare_process, watched
 
@@ -50,7 +50,7 @@ def run_recipe(  # noqa: PLR0913 (the options of one command)
     """
     sender = None if log_to is None else _sender(log_to)  # refused before anything is trained
     prepare_process(debug)
-    with watched(quiet=quiet), loading():
+    with watched(quiet=quiet) as said, loading():
         with doing("reading the recipe"):
             from engine.recipes.files import read_seeds
 
@@ -63,13 +63,15 @@ def run_recipe(  # noqa: PLR0913 (the options of one command)
             check_readable(place)  # with short patience, before anybody waits for it
         found = _repeated(recipe, place) if chosen is None else None
         records = [found] if found else _records(recipe, place, chosen, sender, debug)
+    # With nothing between them, a warning of the way and the same one of the result are one.
+    told = said if quiet and (as_json or same_place()) else set[str]()
     contents = []
     for record in records:
         if chosen is not None:
             from engine.recipes.titles import run_title
 
             tell(f"\n{run_title(record.recipe)}", err=as_json)
-        contents.append(_tell(record, place, as_json))
+        contents.append(_tell(record, place, as_json, told))
     if len(records) > 1:
         names = " ".join(record.run for record in records)
         tell(f"\nSide by side: mgd compare {names} --store {shlex.quote(place)}", err=as_json)
@@ -189,11 +191,13 @@ def _runs(recipe: "Recipe", seeds: list[int] | None) -> "list[Recipe]":
     return [recipe] if seeds is None else [with_seed(recipe, seed) for seed in seeds]
 
 
-def _tell(record: "FinishedRun", place: str, as_json: bool) -> dict[str, Any]:
-    """Say what came of a run, and return it as the JSON object of ``--json``."""
+def _tell(
+    record: "FinishedRun", place: str, as_json: bool, told: Collection[str]
+) -> dict[str, Any]:
+    """Say what came of a run but for what was told, and return the JSON object of ``--json``."""
     content = record.content(place)
     lines = [
-        *record.sentences(),
+        *(each for each in record.sentences() if each not in told),
         f"Report: {content['report']}",
         f"Run: {record.run} in {place}",
     ]

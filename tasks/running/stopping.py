@@ -80,7 +80,7 @@ def _wait_once_more(name: str, done: "Future[T]") -> None:
     else:
         return
     words = in_words(name)
-    say(logging.WARNING, f"SIGTERM at {words}, which gets {GRACE_SECONDS:g} s to finish.")
+    say(logging.WARNING, f"Asked to stop at {words}, which gets {GRACE_SECONDS:g} s to finish.")
     if wait([done], GRACE_SECONDS).done:
         say(logging.WARNING, f"{capital(words)} is finished; stopping.")
 

@@ -149,10 +149,10 @@ def _selection_findings(record: "RunRecord") -> list[str]:
 
 def warnings(record: "RunRecord") -> list[str]:
     """Say what speaks against the metagradients of a run, and against what came of them."""
-    found = [] if record.checks is None else record.checks.sentences()
+    found = [] if record.checks is None else record.checks.warnings()
     grown = alarm(record.growth)
     return [
-        *(f"Preflight, {sentence}" for sentence in found),
+        *found,
         *([grown] if grown else []),
         *_warnings(record),
     ]

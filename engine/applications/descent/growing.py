@@ -52,7 +52,7 @@ def page_so_far(
         run=f"{top.run}; {goes_on()}",
         headline=f"After outer step {done} of {wanted}: {so_far}",
         numbers=top.numbers,
-        warnings=[] if checks is None else checks.sentences(),
+        warnings=[] if checks is None else checks.warnings(),
         sections=top.sections,
         refresh=REFRESH,
     )

@@ -246,6 +246,15 @@ def say(words: str, *, err: bool = False) -> None:
         raise cannot_write(error) from error
 
 
+def same_place() -> bool:
+    """Return whether standard output and standard error end in the same terminal, file or pipe."""
+    try:
+        one, other = os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno())
+    except (AttributeError, OSError, ValueError):  # closed, or none of the system's
+        return False
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+
+
 def flush() -> None:
     """Write out what has been printed.
 

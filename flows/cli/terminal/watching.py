@@ -48,19 +48,21 @@ class Lines(logging.Handler):
     Args:
         write: Prints a line.
         level: Of what is printed.
+        said: Gets what has been printed.
     """
 
-    def __init__(self, write: Callable[[str], None], level: int) -> None:
+    def __init__(self, write: Callable[[str], None], level: int, said: set[str]) -> None:
         super().__init__(level)
-        self._write = write
+        self._write, self._said = write, said
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
         self._write(record.getMessage())
+        self._said.add(record.getMessage())
 
 
 @contextmanager
-def watched(*, quiet: bool = False) -> Iterator[None]:
+def watched(*, quiet: bool = False) -> Iterator[set[str]]:
     """Show on standard error what is at work inside the block, from its first second on.
 
     In a terminal a picture at its foot, drawn anew twice a second, with lines above it that stay.
@@ -68,8 +70,11 @@ def watched(*, quiet: bool = False) -> Iterator[None]:
 
     Args:
         quiet: Show warnings only.
+
+    Yields:
+        What was said in words of the run's own, as it is printed.
     """
-    meter = Meter()
+    meter, said = Meter(), set[str]()
     with heard_by(meter), ExitStack() as stack:
         if quiet:
             write = _line
@@ -84,12 +89,12 @@ def watched(*, quiet: bool = False) -> Iterator[None]:
             ("engine", logging.WARNING),
             ("tasks", logging.WARNING),
         ):
-            logger, handler = logging.getLogger(name), Lines(write, level)
+            logger, handler = logging.getLogger(name), Lines(write, level, said)
             if logger is LINES:
                 logger.setLevel(logging.INFO)
             logger.addHandler(handler)
             stack.callback(logger.removeHandler, handler)
-        yield
+        yield said
 
 
 @contextmanager

@@ -48,8 +48,24 @@ def test_lines_say_what_is_at_work_then_scores_and_now_and_then_the_rest(plain):
     assert printed[0] == "[0] Reading the data"
     assert printed[1].startswith("[5] 0 %: Training steps 0 to 60 of outer step 0, about")
     assert printed[-1].startswith("[104] Outer step 0 of 1: validation loss 0.5000")
-    # After 5, 10, 20 and 30 s; the next one would come after a minute.
-    assert [float(line[1 : line.index("]")]) for line in printed] == [0, 5, 15, 35, 65, 104]
+    # A line in 5 s, as long as a twentieth of the time gone is less.
+    assert [float(line[1 : line.index("]")]) for line in printed] == [*range(0, 105, 5), 104]
+
+
+def test_the_log_of_a_long_run_has_a_line_a_minute(plain):
+    """A line in 5 s is 17,000 a day; the longest silence grows with the time gone."""
+    lines, time, meter, printed = plain
+    Board(Course("a run", WORKS, in_seconds=True), meter, time)
+    for _ in range(2 * 3600):
+        time.now += 0.5
+        lines.look()
+
+    at = [float(line[1 : line.index("]")]) for line in printed]
+    silences = [later - one for one, later in zip([0.0, *at], at, strict=False)]
+    assert silences[0] == 5
+    assert max(silences) == 60
+    assert silences == sorted(silences)
+    assert len(at) < 130
 
 
 def test_long_preparation_is_not_silent(plain):

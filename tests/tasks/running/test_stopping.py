@@ -56,7 +56,7 @@ def test_stage_is_finished_before_the_signal_takes_effect(said):
 
     assert finished == ["stage"]
     assert said == [
-        "SIGTERM at training steps 0 to 5 of outer step 0, which gets 20 s to finish.",
+        "Asked to stop at training steps 0 to 5 of outer step 0, which gets 20 s to finish.",
         "Training steps 0 to 5 of outer step 0 is finished; stopping.",
     ]
 

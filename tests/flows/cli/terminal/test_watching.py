@@ -1,5 +1,6 @@
 """What a command shows while it works: in a terminal, in a log file, and quietly."""
 
+import io
 import logging
 import os
 import pty
@@ -7,15 +8,19 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
+from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.progress.displays import LINES
 from engine.progress.meter import Meter, doing, listening
+from flows.cli import running
 from flows.cli.terminal.signals import before_last_words
 from flows.cli.terminal.watching import QUIET, prepare_process, watched
 from flows.deploying import ENVIRONMENT
+from tests.made_records import make_record
 from tests.tiny_recipe import SMALL, as_options
 
 
@@ -82,13 +87,14 @@ print(is_telemetry_enabled(), get_current_settings().server.analytics_enabled)
 
 def test_quiet_keeps_warnings_alone(capsys):
     """For scripts that read standard error."""
-    with watched(quiet=True), doing("reading the data"):
+    with watched(quiet=True) as said, doing("reading the data"):
         LINES.info("Run: digits-12ab34cd")
         LINES.warning("preflight, growth: ...")
         logging.getLogger("engine.stages").warning("made again")
         time.sleep(0.7)
 
     assert capsys.readouterr().err.splitlines() == ["preflight, growth: ...", "made again"]
+    assert said == {"preflight, growth: ...", "made again"}
 
 
 def test_both_ways_to_run_leave_the_same_rows_out_of_the_log():
@@ -196,3 +202,37 @@ def test_terminal_says_what_is_at_work_from_the_start_to_the_end(tmp_path):
     assert places == sorted(places)
     assert "In Prefect" not in plain  # the command's own server has no pages
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")  # the cursor is there again
+
+
+SAME_PLACE = """
+from flows.cli.terminal.screen import same_place
+
+print(same_place())
+"""
+
+
+GROWN = Check(
+    name="adjoint",
+    verdict=Verdict.WARN,
+    value=1.5,
+    limit=1.2,
+    cause="It grows.",
+    remedy="Slow it.",
+)
+
+
+@pytest.mark.parametrize("other", [subprocess.STDOUT, subprocess.PIPE])
+def test_a_warning_is_said_once_where_both_streams_end_in_one_place(other, tmp_path):
+    """A script that reads one of the two has to find it there."""
+    command = [sys.executable, "-c", SAME_PLACE]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=other, check=True, text=True)
+
+    assert done.stdout == f"{other is subprocess.STDOUT}\n"
+
+    record = make_record().model_copy(update={"checks": CheckReport.of([GROWN])})
+    (warning,) = record.checks.warnings()
+    assert warning in record.sentences()
+    for told, times in ((set(), 1), ({warning}, 0)):
+        with redirect_stdout(io.StringIO()) as printed:
+            running._tell(record, str(tmp_path), False, told)
+        assert printed.getvalue().count(warning) == times
