@@ -30,9 +30,6 @@ def compare(store: str, view: RunOverview) -> list[Comparison]:
     own = [line for line in view.stages if line.own and line.stage != "preflight"]
     seconds = sum(line.seconds for line in own) + STAGE_SECONDS * len(own)
     found = [Comparison(what="seconds of the run", predicted=predicted.seconds.run, actual=seconds)]
-    if not predicted.written_bytes:
-        return found
-    found = [Comparison(what="seconds of the run", predicted=predicted.seconds.run, actual=seconds)]
     if predicted.written_bytes is not None:
         written = sum(line.written for line in own)
         found.append(

@@ -32,6 +32,9 @@ FIGURE, CHOSEN = "search.png", "chosen.yaml"
 _RATES = {"nominal": "its own", "matched": "re-tuned"}
 """The two learning rates at which a routine is measured, in words."""
 
+_NUMBERS = ("learning_rate", "validation", "test", "definition_1", "definition_2")
+"""What is measured of a routine at a learning rate."""
+
 _COLUMNS = (
     "Metasmoothness: higher is smoother, 1 is a linear response. Curvature: lower is smoother. The "
     "Pareto set has the routines than which no other is both smoother and better."
@@ -182,6 +185,23 @@ class SearchRecord(FinishedRun):
             for kind, words in _RATES.items()
             for row in _rows(self, kind)
         ]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row of numbers for each routine at each of its rates; None where it diverged."""
+        return [
+            {"routine": trial.name, "rate_is": kind}
+            | {name: getattr(point, name, None) for name in _NUMBERS}
+            | {
+                "pareto": point is not None and point.pareto,
+                "chosen": self._is_chosen(trial, point),
+            }
+            for kind in _RATES
+            for trial in self.trials
+            for point in [getattr(trial, kind)]
+        ]
+
+    def _is_chosen(self, trial: Trial, point: Measured | None) -> bool:
+        return trial.name == self.chosen and point is self.point
 
     def outcome(self) -> dict[str, Any]:
         """Return all trials, and what was chosen."""
@@ -346,11 +366,11 @@ def _report(record: SearchRecord) -> Report:
         Section(
             "Routines at their own learning rate",
             notes=[_COLUMNS],
-            tables=[Table(_rows(record, "nominal"))],
+            tables=[_table(record, "nominal")],
         ),
         Section(
             f"Routines at a learning rate for a validation loss near {record.target:.4f}",
-            tables=[Table(_rows(record, "matched"))],
+            tables=[_table(record, "matched")],
         ),
     ]
     return Report(f"Search for a smooth routine: {recipe.name}", sections, files=files)
@@ -375,6 +395,12 @@ def _as_yaml(recipe: DescentRecipe, learning_rate: float, search: str) -> str:
     return yaml.safe_dump({"kind": "descent", **content}, sort_keys=False)
 
 
+def _table(record: SearchRecord, kind: str) -> Table:
+    points = [(trial, getattr(trial, kind)) for trial in record.trials]
+    chosen = [place for place, each in enumerate(points) if record._is_chosen(*each)]
+    return Table(_rows(record, kind), marked=dict.fromkeys(chosen, "chosen"))
+
+
 def _rows(record: SearchRecord, kind: str) -> list[dict[str, Any]]:
     """Return a row for each routine, at one of its two learning rates."""
     rows = []
@@ -385,10 +411,9 @@ def _rows(record: SearchRecord, kind: str) -> list[dict[str, Any]]:
             rate, loss = f"{point.learning_rate:g}", f"{point.validation:.4f}"
             first, second = f"{point.definition_1:.3g}", f"{point.definition_2:.3f}"
             best = "yes" if point.pareto else ""
-        is_chosen = point is not None and trial.name == record.chosen and point is record.point
         rows.append(
             {
-                "routine": trial.name + (" (chosen)" if is_chosen else ""),
+                "routine": trial.name + (" (chosen)" if record._is_chosen(trial, point) else ""),
                 "learning rate": rate,
                 "validation loss": loss,
                 "curvature (Definition 1)": first,
