@@ -28,6 +28,7 @@ _HIDDEN = {"recipe"}
 """Parameters that a deployment has, and a form does not show."""
 
 _TITLES = {
+    "store": "Store, a folder or URL for results",
     "directions": FIELDS["directions"][1],
     "price": "Price of an hour",
     "trusted": "Trust the store",
@@ -112,6 +113,8 @@ def _own_fields(flow: Flow[..., Any]) -> dict[str, dict[str, Any]]:
 def _plain(name: str, given: dict[str, Any]) -> dict[str, Any]:
     rest = [each for each in given.get("anyOf", []) if each.get("type") != "null"]
     kept = {k: v for k, v in given.items() if k not in ("anyOf", "default", "position")}
+    if name == "store":
+        del kept["description"]  # its title says it, and a form has two screens
     return {
         **kept,
         **(rest[0] if len(rest) == 1 else {}),

@@ -2,10 +2,10 @@
 
 from prefect import task
 
+from engine.applications.kinds import keep_plan_of
 from engine.applications.smoothness import record as smoothness_runs
 from engine.applications.smoothness import report as smoothness_reports
 from engine.applications.smoothness import search as smooth_search
-from engine.applications.kinds import keep_plan_of
 from engine.applications.smoothness import stages
 from engine.recipes.names import run_name
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
@@ -34,7 +34,7 @@ def check(recipe: MetasmoothnessRecipe, store: str) -> None:
 
 @task(task_run_name="check the recipe")
 def check_search(recipe: SmoothSearchRecipe, store: str) -> None:
-    """Refuse a search that cannot be before anything is trained; keep what it tries, and its plan."""
+    """Refuse a search that cannot be before anything is trained; keep its parts and its plan."""
     smoothness_runs.prepare(recipe, store)
     keep_plan_of(recipe, store)
     note_parts(store, run_name(recipe.descent), smooth_search.parts_of(recipe))

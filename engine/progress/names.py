@@ -13,6 +13,19 @@ _OTHERS = (
         re.compile(r"train without ([\d.]+) % \[(\d+)-(\d+)\)", re.ASCII),
         r"training without \1 %, subsets \2 to \3",
     ),
+    (
+        re.compile(r"train\[(\d+)\] ([-+][\d.e-]+) v (\d+)-(\d+)", re.ASCII),
+        r"training steps \3 to \4, moved by \2 along direction \1",
+    ),
+    (
+        re.compile(r"perturb\[(\d+)\] ([-+][\d.e-]+) v", re.ASCII),
+        r"moving the metaparameters by \2 along direction \1",
+    ),
+    (re.compile(r"compare\[(\d+)\]", re.ASCII), r"comparing trainings along direction \1"),
+    (
+        re.compile(r"output ([-+][\d.e-]+) v", re.ASCII),
+        r"the output, moved by \1 along direction 0",
+    ),
 )
 """Names of another form, each with the words that stand for it."""
 

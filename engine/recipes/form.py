@@ -1,42 +1,64 @@
 """A recipe as a form: the few settings that people change as fields, all others by their keys.
 
-A form has a field for each of ``FIELDS`` that the kind of recipe has, one for each plain argument
-of its problem, and one list, ``settings``, for everything else. A field that is left empty changes
-nothing, so that whoever fills in one of them, for one run or for all runs of a schedule, changes
-that one. Titles, bounds and explanations are those of the settings themselves.
+A form has a field for each of ``FIELDS`` that the kind of recipe has, one for each of the first
+arguments of its problem, and one list, ``settings``, for everything else. A field that is left
+empty changes nothing, so that whoever fills in one of them, for one run or for all runs of a
+schedule, changes that one. Titles, bounds and explanations are those of the settings themselves.
 
 Nothing here knows who shows the form: a schema is JSON's, and values are what a form sends.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any, TypeVar
 
 from engine.errors import ConfigurationError
 from engine.recipes.files import Recipe, changed
-from engine.recipes.problem_functions import arguments_schema
+from engine.recipes.reading.schemas import argument_schemas, places_among, setting_schemas
 from engine.recipes.reading.yaml import refuse_repeated
 from engine.recipes.shipped_recipes import shipped_names
 
 _Recipe = TypeVar("_Recipe", bound=Recipe)
 
 FIELDS = {
-    "outer_steps": ("outer.num_steps", "Outer steps"),
+    "outer_steps": ("outer.num_steps", "Outer steps, each a training and its reversal"),
     "queries": ("attribution.num_queries", "Queries"),
     "canaries": ("canaries.num_canaries", "Canaries"),
     "directions": ("smoothness.directions", "Random directions"),
     "seed": ("training.seed", "Seed of the training"),
-    "device": ("training.device", "Device"),
+    "device": ("training.device", "Device, cpu or cuda"),
     "max_seconds": ("budget.max_seconds", "Most computing time in seconds, no limit if empty"),
 }
 """Name of a field to the setting that it sets, and to its title."""
 
-MOST_ARGUMENTS = 5
-"""Fields for arguments of the problem, at most; the others are settings like any."""
+MOST_FIELDS = 12
+"""Fields of a form, at most: its own, those of ``FIELDS``, and arguments of the problem."""
 
-_GROUPS_OF_OTHERS = {"kind", "name", "description", "problem", "folder", "code", "arguments"}
-"""Settings of a recipe that no run changes, and the arguments, which the problem explains."""
+_OWN = ("settings", "store")
+"""Fields that every form has."""
+
+ENOUGH_ARGUMENTS = 5
+"""As many arguments are shown, if there is room, as the others are filled up to by those that
+neither the recipe's file says nor tell where the data are; the rest are settings like any."""
+
+MOST_NAMES = 5
+"""Names of settings inside of a field in JSON that are told beside it; whoever writes another one
+is told all of them."""
+
+_PLAIN = ("integer", "number", "string", "boolean")
+"""Types of what is one field of a form, and one item of a list."""
+
+_BOUNDS = (
+    "type",
+    "enum",
+    "pattern",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "items",
+)
+"""What a schema says of a value that a rule for it can say too."""
 
 _ARGUMENTS = {
     "num_train": "Training examples",
@@ -49,7 +71,10 @@ _ARGUMENTS = {
 """Titles of arguments of problems whose names are short for something, in place of what explains
 them: a line less for each, so that the form has two screens in Prefect's first UI too."""
 
-_SAYS_ALL = {FIELDS["seed"][1], FIELDS["max_seconds"][1], *_ARGUMENTS.values()}
+_SAYS_ALL = {
+    *(FIELDS[name][1] for name in ("outer_steps", "seed", "device", "max_seconds")),
+    *_ARGUMENTS.values(),
+}
 """Titles that need no explanation."""
 
 
@@ -70,56 +95,6 @@ def in_words(name: str) -> str:
     return " ".join(each.upper() if each.lower() in _INITIALS else each for each in said)
 
 
-def setting_schemas(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Return what may be said of each setting of a recipe's kind: its key to its JSON schema.
-
-    Groups are taken apart; what may be empty is the schema of what it is otherwise, with
-    ``nullable``. The recipe's own values are not in it.
-
-    Raises:
-        ConfigurationError: If the problem's function cannot be found.
-    """
-    arguments = arguments_schema(recipe.problem, recipe.folder)
-    kind: type[Any] = type(recipe)
-    return {
-        **_apart(arguments["properties"], arguments.get("$defs", {}), "arguments."),
-        **_of_kind(kind),
-    }
-
-
-@cache
-def _of_kind(kind: type[Any]) -> dict[str, dict[str, Any]]:
-    whole, left_out = kind.model_json_schema(), _GROUPS_OF_OTHERS | kind.takes_none_of
-    own = {k: v for k, v in whole["properties"].items() if k not in left_out}
-    return _apart(own, whole["$defs"], "")
-
-
-def _apart(
-    properties: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str
-) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for name, given in properties.items():
-        schema = _resolved(given, definitions)
-        if "properties" in schema:
-            found |= _apart(schema["properties"], definitions, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = schema
-    return found
-
-
-def _resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema with what it refers to in its place, and without ``or nothing``."""
-    if "$ref" in schema:
-        named = definitions[schema["$ref"].rpartition("/")[2]]
-        return _resolved({**named, **{k: v for k, v in schema.items() if k != "$ref"}}, definitions)
-    choices = schema.get("anyOf", [])
-    rest = [each for each in choices if each.get("type") != "null"]
-    if len(rest) == 1 and len(rest) < len(choices):
-        more = {k: v for k, v in schema.items() if k != "anyOf"}
-        return _resolved({**rest[0], **more, "nullable": True}, definitions)
-    return dict(schema)
-
-
 def fields(recipe: Recipe, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return fields of ``FIELDS`` for a recipe: name to JSON schema."""
     settings = setting_schemas(recipe)
@@ -129,29 +104,83 @@ def fields(recipe: Recipe, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 def argument_fields(recipe: Recipe, said: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return fields for the arguments of a recipe's problem: name to JSON schema.
 
-    Only for those that are one number, text, choice or switch; those that the recipe's own file
-    says come first.
+    Numbers, texts, choices, switches and lists of them are fields as forms have them; a group of
+    settings, or what is deeper still, is one field in JSON. First come those that say where the
+    data are, then those that the recipe's own file says.
 
     Args:
         recipe: The recipe.
         said: Arguments that its file says.
     """
+    schemas = argument_schemas(recipe)
+    drawn = {name: field for name, schema in schemas.items() if (field := _drawn(schema))}
+    places = [name for name in places_among(recipe) if name in drawn]
+    first = [name for name in places if name in said] or places[:1]
+
+    def rank(name: str) -> int:
+        return 0 if name in first else 1 if name in said else 2
+
     settings = setting_schemas(recipe)
-    plain = {
-        key.removeprefix("arguments."): schema
-        for key, schema in settings.items()
-        if key.count(".") == 1 and key.startswith("arguments.")
-    }
+    room = MOST_FIELDS - len(_OWN) - sum(key in settings for key, _ in FIELDS.values())
+    wanted = sorted(drawn, key=rank)[:room]
     chosen = [
-        name
-        for name in sorted(plain, key=lambda each: each not in said)
-        if plain[name].get("type") in ("integer", "number", "string", "boolean")
-    ][:MOST_ARGUMENTS]
+        name for place, name in enumerate(wanted) if rank(name) < 2 or place < ENOUGH_ARGUMENTS
+    ]
     return {
-        name: _field(plain[name], _ARGUMENTS.get(name) or in_words(name))
-        for name in plain
+        name: _argument(drawn[name], _ARGUMENTS.get(name) or in_words(name))
+        for name in drawn
         if name in chosen
     }
+
+
+def _argument(schema: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """Return the schema of an argument as that of a field."""
+    field = _field(schema, title)
+    if schema["type"] not in ("object", "array") or "items" in schema:
+        return field
+    names = list(schema.get("propertyNames", {}).get("enum", []))
+    more = len(names) - MOST_NAMES
+    told = ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    if field["description"].rstrip(".") == title:
+        del field["description"]  # it says no more
+    return {**field, "title": f"{title} in JSON{': ' * bool(told)}{told}"}
+
+
+def _drawn(schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the schema of an argument as both of Prefect's forms can draw it; None if neither can.
+
+    Their fields for what is inside of an argument would be as many as the form may have, and the
+    first of them draws none for a choice of two types. So it is written as JSON, and the names in
+    it are checked by a rule for names, which forms do not draw.
+    """
+    kind = schema.get("type")
+    if kind in _PLAIN:
+        return dict(schema)
+    if kind == "array" and schema.get("items", {}).get("type") in _PLAIN:
+        item = {name: schema["items"][name] for name in ("type", "enum") if name in schema["items"]}
+        kept = {name: value for name, value in schema.items() if name not in ("items", "default")}
+        return {**kept, "items": {"title": "One of them", **item}}
+    inside = schema.get("properties")
+    if kind not in ("object", "array") and not inside:
+        return None
+    if not inside:
+        return {"type": kind, "description": schema.get("description", "")}
+    return {
+        "type": "object",
+        "description": schema.get("description", ""),
+        "propertyNames": {"enum": list(inside)},
+        "patternProperties": {f"^{re.escape(each)}$": _bounds(inside[each]) for each in inside},
+    }
+
+
+def _bounds(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a value inside of a group has to be, as far as its type says so."""
+    known = {name: schema[name] for name in _BOUNDS if name in schema}
+    if "type" in known and schema.get("nullable"):
+        known["type"] = [known["type"], "null"]
+    if "enum" in known and schema.get("nullable"):
+        known["enum"] = [*known["enum"], None]
+    return known
 
 
 def _field(schema: Mapping[str, Any], title: str) -> dict[str, Any]:
@@ -265,8 +294,28 @@ def values(recipe: Recipe, names: Iterable[str], said: Sequence[str]) -> dict[st
     """
     content = recipe.model_dump(mode="json")
     held = {name: _value(content, FIELDS[name][0]) for name in names}
-    arguments = {name: recipe.arguments.get(name) for name in argument_fields(recipe, said)}
+    schemas = argument_schemas(recipe)
+    arguments = {
+        name: _told(recipe.arguments.get(name), schemas[name])
+        for name in argument_fields(recipe, said)
+    }
     return {**_without_empty(held), "arguments": _without_empty(arguments)}
+
+
+def _told(value: Any, schema: Mapping[str, Any]) -> Any:  # noqa: ANN401 (any JSON value)
+    """Return a value without what a group of settings has by default, but for its first one.
+
+    That one is what the others are about: the name of a model.
+    """
+    inside = schema.get("properties")
+    if not inside or not isinstance(value, Mapping) or schema.get("whole"):
+        return value
+    told = {
+        name: _told(each, inside.get(name, {}))
+        for place, (name, each) in enumerate(value.items())
+        if not place or each != inside.get(name, {}).get("default")
+    }
+    return {name: each for name, each in told.items() if each not in (None, {})} or None
 
 
 def _without_empty(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,7 +341,7 @@ def filled_in(
             things of one setting.
     """
     wanted = {FIELDS[name][0]: value for name, value in _without_empty(given).items()}
-    wanted |= {f"arguments.{k}": value for k, value in _without_empty(arguments or {}).items()}
+    wanted |= _inside("arguments", arguments or {}, {**argument_schemas(recipe)})
     content = recipe.model_dump(mode="json")
     other = {key: value for key, value in wanted.items() if _value(content, key) != value}
     assigned = [each for each in settings or () if each and each.strip()]
@@ -306,6 +355,20 @@ def filled_in(
                     f"{each.strip()!r}. Say it once."
                 )
     return changed(recipe, assigned, other)
+
+
+def _inside(
+    prefix: str, given: Mapping[str, Any], schemas: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the settings that groups of values say, each by its key; what is not said stays."""
+    found: dict[str, Any] = {}
+    for name, value in _without_empty(given).items():
+        schema = schemas.get(name, {})
+        if isinstance(value, Mapping) and "properties" in schema and not schema.get("whole"):
+            found |= _inside(f"{prefix}.{name}", value, schema["properties"])
+        else:
+            found[f"{prefix}.{name}"] = value
+    return found
 
 
 def _value(content: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 (any setting)

@@ -40,6 +40,7 @@ APART = {
     "recipes/names.py": "names runs",
     "recipes/titles.py": "names runs for people",
     "recipes/shipped_recipes.py": "says where recipes lie",
+    "recipes/reading/schemas.py": "says what a form may ask for",
     "recipes/reading/yaml.py": "reads recipes, whose content is in a key by itself",
     "stages/claims.py": "notes which stages a run uses",
     "stages/lease.py": "says who is at work on a stage",

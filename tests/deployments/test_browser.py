@@ -51,12 +51,13 @@ FEW = {
     "Training examples": ("arguments.num_train", 60),
     "Objective examples, whose loss is differentiated": ("arguments.num_objective", 40),
     "Validation examples, which choose the iterate": ("arguments.num_validation", 40),
-    "Test examples, all others if empty": ("arguments.num_test", 50),
 }
 REPORTED = re.compile("What was asked|was chosen")
 """On the page of a report: while its run goes on, and at its end, which may come meanwhile."""
 
-SETTINGS = ["training.num_steps=12", "training.batch_size=10", "baselines=[]"]
+OUTER_STEPS = "Outer steps, each a training and its reversal"
+
+SETTINGS = ["arguments.num_test=50", "training.num_steps=12", "training.batch_size=10", "baselines=[]"]
 
 
 def small(outer_steps, *settings):
@@ -144,7 +145,7 @@ def field(page, title):
 
 def fill(page, outer_steps):
     """Fill the form in for a small run."""
-    write(field(page, "Outer steps"), outer_steps)
+    write(field(page, OUTER_STEPS), outer_steps)
     for title, (_, value) in FEW.items():
         write(field(page, title), value)
 
@@ -220,7 +221,7 @@ def test_a_second_command_puts_what_it_is_asked_for_to_the_first(served):
 def test_form_is_short(served, page, ui):
     """It had 115 fields on 16 screens."""
     page.goto(served.form(ui))
-    expect(field(page, "Outer steps")).to_have_value("8")
+    expect(field(page, OUTER_STEPS)).to_have_value("8")
     inputs = page.locator("textarea, input[type=number]").count()
 
     picture(page, f"form-{ui}")
@@ -234,8 +235,8 @@ def test_wrong_values_are_refused_in_words(served, page, ui):
     page.goto(served.form(ui))
     before = served.runs()
 
-    expect(field(page, "Outer steps")).to_have_value("8")
-    write(field(page, "Device"), "gpu")
+    expect(field(page, OUTER_STEPS)).to_have_value("8")
+    write(field(page, "Device, cpu or cuda"), "gpu")
     refused = page.get_by_text(re.compile(r"cpu, cuda or cuda:N\..? was expected"))
     press(page, "Submit", lambda: refused.count())
 
@@ -248,7 +249,7 @@ def test_misspelt_setting_is_refused_in_words(served, page):
     page.goto(served.form())
     before = served.runs()
 
-    expect(field(page, "Outer steps")).to_have_value("8")
+    expect(field(page, OUTER_STEPS)).to_have_value("8")
     add_settings(page, "outer.num_step=3")
     refused = page.get_by_text(re.compile(r"one of outer\.num_steps=.* was expected"))
     press(page, "Submit", lambda: refused.count())
@@ -263,8 +264,8 @@ def test_run_from_the_form_to_its_report(served, page):
     """
     clicks = clicked(page)
     page.goto(served.form())
-    expect(field(page, "Outer steps")).to_have_value("8")
-    write(field(page, "Outer steps"), 12)
+    expect(field(page, OUTER_STEPS)).to_have_value("8")
+    write(field(page, OUTER_STEPS), 12)
     document(page, "form")
     run = submit(page, served)
 
@@ -307,7 +308,7 @@ def test_run_from_the_form_to_its_report(served, page):
 def test_killed_run_goes_on_by_retry(served, page):
     """From the menu of its page, and to the end."""
     page.goto(served.form())
-    expect(field(page, "Outer steps")).to_have_value("8")
+    expect(field(page, OUTER_STEPS)).to_have_value("8")
     fill(page, LONG)
     add_settings(page, *SETTINGS)
     run = submit(page, served)
@@ -391,7 +392,7 @@ def test_page_that_lets_in_leads_to_its_own_server_only(served, page, path):
 def test_page_asks_its_own_server_only(served, page, ui):
     """Prefect's second UI would ask a service on the internet for settings of its statistics."""
     page.goto(served.form(ui))
-    field(page, "Outer steps").wait_for()
+    field(page, OUTER_STEPS).wait_for()
 
     refused = page.evaluate(
         """() => new Promise(answer => {

@@ -13,7 +13,8 @@ from prefect.utilities.schema_tools.validation import validate
 
 from engine.errors import ConfigurationError
 from engine.recipes.files import changes_of_shipped, list_recipes, load_recipe
-from engine.recipes.form import _SAYS_ALL, FIELDS, filled_in, in_words, setting_schemas
+from engine.recipes.form import _SAYS_ALL, FIELDS, filled_in, in_words
+from engine.recipes.reading.schemas import setting_schemas
 from engine.recipes.titles import run_title
 from flows import registry
 from flows.deploying import deployment_alone, recipe_deployment
@@ -23,6 +24,7 @@ SHIPPED = list_recipes()
 ALONE = [*registry.TRUST, *registry.HOUSEKEEPING]
 SOME = "digits-selection"
 MOST_FIELDS = 12
+SAYS_ALL = {*_SAYS_ALL, "Store, a folder or URL for results"}
 
 each_recipe = pytest.mark.parametrize("name", SHIPPED)
 each_name = pytest.mark.parametrize("name", [*SHIPPED, *ALONE])
@@ -74,8 +76,10 @@ def test_form_is_short_and_in_words(name):
     assert 4 <= len(fields) <= MOST_FIELDS
 
     for field in fields.values():
-        assert re.fullmatch(r"(URL|[A-Z][a-z]*)(,? (URL|[a-z]+))*", field["title"]), field["title"]
-        assert field.get("description") or field["title"] in _SAYS_ALL
+        title, in_json, names = field["title"].partition(" in JSON")
+        assert re.fullmatch(r"(URL|[A-Z][a-z]*)(,? (URL|[a-z]+))*", title), field["title"]
+        assert names.startswith(": ") or not in_json
+        assert in_json or field.get("description") or field["title"] in SAYS_ALL
         assert "type" in field
 
 
@@ -124,6 +128,7 @@ def test_fields_that_are_left_empty_change_nothing(name):
         ({"seed": 7}, "training.seed=7"),
         ({"max_seconds": 60}, "budget.max_seconds=60"),
         ({"arguments": {"flip_fraction": 0.3}}, "arguments.flip_fraction=0.3"),
+        ({"arguments": {"model": {"width": 8}}}, "arguments.model.width=8"),
         ({"settings": ["outer.probability=0.1"]}, "outer.probability=0.1"),
     ],
 )
@@ -209,6 +214,43 @@ def test_field_is_taken_as_it_was_typed(text):
     recipe = SHIPPED["fashion-selection"]
 
     assert filled_in(recipe, arguments={"url": text}).arguments["url"] == text
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "setting"),
+    [
+        ("digits-mixture", {"target_classes": [1, 2]}, "arguments.target_classes=[1, 2]"),
+        ("text-selection", {"sources": ["mine.txt"]}, "arguments.sources=[mine.txt]"),
+        ("text-selection", {"language": {"lora_rank": 4}}, "arguments.language.lora_rank=4"),
+        ("datacomp-small", {"contrastive": {"target_url": "a"}}, "arguments.contrastive.target_url=a"),
+        ("fashion-selection", {"url": "here"}, "arguments.url=here"),
+    ],
+)  # fmt: skip
+def test_lists_and_groups_of_arguments_are_fields(name, given, setting):
+    """A group says what it says and no more: what it leaves out stays as the recipe has it."""
+    (field,) = given
+    assert field in schema(name)["properties"]["arguments"]["properties"]
+    assert refusals(name, arguments=given) == []
+
+    assert run_of(name, arguments=given) == load_recipe(name, [setting])
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"widht": 8}, r"'widht' is not one of \['name', 'width'"),
+        ({"width": "wide"}, "'wide' is not of type 'integer'"),
+        ({"width": 0}, "0 is less than the minimum of 1"),
+        ({"activation": "gelou"}, r"'gelou' is not one of \['gelu'"),
+    ],
+)
+def test_field_in_json_refuses_what_is_no_setting(model, expected):
+    """The server does, before a worker is asked; a form that does not check asks the flow."""
+    (message, *_) = refusals(SOME, arguments={"model": model})
+    assert re.search(expected, message)
+
+    with pytest.raises(ConfigurationError, match=re.escape(f"arguments.model.{next(iter(model))}")):
+        filled_in(SHIPPED[SOME], arguments={"model": model})
 
 
 def test_list_comes_before_a_field_that_nobody_has_touched():
