@@ -11,7 +11,7 @@ from engine.applications.attribution.works import subsets, works
 from engine.preflight.verdict import CheckReport
 from engine.problems.segments import first_step, segments
 from engine.recipes.attribution import AttributionBaseline, AttributionRecipe, AttributionSettings
-from engine.recipes.form import filled_in
+from engine.recipes.forms.fields import filled_in
 from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute

@@ -10,7 +10,7 @@ from engine.applications.canaries.record import BEFORE, OWN, WRONG, CanariesReco
 from engine.applications.canaries.stages import CanarySet
 from engine.applications.canaries.works import works
 from engine.recipes.canaries import CanariesRecipe
-from engine.recipes.form import filled_in
+from engine.recipes.forms.fields import filled_in
 from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute

@@ -12,7 +12,7 @@ from engine.applications.descent.record import RunRecord
 from engine.planning.expected import descent_works
 from engine.problems.segments import first_step, segments
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.form import filled_in
+from engine.recipes.forms.fields import filled_in
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.comparisons import compare
 from flows.parts.naming import flow_run_name

@@ -1,10 +1,10 @@
 """The forms of deployments: what Prefect's UI asks for before a run, and what a schedule may set.
 
 Prefect would make a form of a flow's signature: all settings of a recipe, named by classes and
-parameters. These have the fields of ``engine.recipes.form``, with titles in words. Prefect merges
-what a run or a schedule gives into the parameters of its deployment key by key and no deeper, so
-every field is a key by itself; the recipe is a parameter too, but no field, and nobody loses parts
-of it. Nothing is required that the deployment has already.
+parameters. These have the fields of ``engine.recipes.forms.fields``, with titles in words. Prefect
+merges what a run or a schedule gives into the parameters of its deployment key by key and no
+deeper, so every field is a key by itself; the recipe is a parameter too, but no field, and nobody
+loses parts of it. Nothing is required that the deployment has already.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from prefect import Flow
 from prefect.utilities.callables import ParameterSchema
 
 from engine.recipes.files import Recipe
-from engine.recipes.form import (
+from engine.recipes.forms.fields import (
     FIELDS,
     any_setting,
     argument_fields,

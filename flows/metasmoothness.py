@@ -10,7 +10,7 @@ from engine.applications.smoothness.record import SmoothnessRecord, Trained
 from engine.applications.smoothness.stages import Shift
 from engine.applications.smoothness.works import works
 from engine.problems.segments import segments
-from engine.recipes.form import filled_in
+from engine.recipes.forms.fields import filled_in
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothnessSettings
 from engine.recipes.training import Retraining
 from engine.stages.commits import read_scalars

@@ -8,7 +8,7 @@ from prefect import flow
 from engine.applications.descent.record import RunRecord
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import with_seed
-from engine.recipes.form import filled_in
+from engine.recipes.forms.fields import filled_in
 from engine.storage.location import StoreUrl, absolute
 from flows.descent import descend, title_of
 from flows.parts.naming import flow_run_name

@@ -21,7 +21,7 @@ from engine.applications.smoothness.works import scored_works
 from engine.errors import NonFiniteError
 from engine.problems.segments import segments
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.form import filled_in
+from engine.recipes.forms.fields import filled_in
 from engine.recipes.names import run_name
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate
 from engine.stages.commits import read_scalars

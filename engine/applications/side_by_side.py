@@ -14,6 +14,7 @@ from engine.reports.curves import Curve
 from engine.reports.sections import Figure, Page, Section, Table
 from engine.reports.settings_rows import NOT_ASKED, all_rows
 from engine.reports.vector import vector
+from engine.shown.html import pairs_html, rows_html
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -25,7 +26,7 @@ _MARKERS = ("o", "s", "^", "D")
 Rows = list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SideBySide:
     """Some runs, and what tells them apart.
 
@@ -40,6 +41,14 @@ class SideBySide:
     settings: Rows
     numbers: Rows
     quantities: Rows
+
+    def __repr__(self) -> str:
+        return f"SideBySide({', '.join(self.names)}: {self.headline})"
+
+    def _repr_html_(self) -> str:
+        """Return what differs and what came of it as tables, for a notebook."""
+        rows = [each for each in (self.settings, self.numbers) if each]
+        return pairs_html("Side by side", {}, [self.headline]) + "".join(map(rows_html, rows))
 
     @property
     def names(self) -> list[str]:

@@ -24,6 +24,8 @@ from engine.replay.interpreter import Sweep, check_losses
 from engine.replay.interpreter import replay as carry_out
 from engine.replay.later_steps import LaterSteps
 from engine.replay.sweep_costs import fits_at_once
+from engine.reports.derivative import derivative_figure
+from engine.reports.shown_figures import ShownFigure
 from engine.routine.diagnosis import asked_rightly, told_by_witness, told_while_training
 from engine.routine.idle import skipping_idle
 from engine.routine.intake import outputs_from, point_from
@@ -94,6 +96,17 @@ class Metagradient:
         }
         said = "A negative entry says that more of it lowers the output."
         return pairs_html("Metagradient", pairs, [said, self.witness.sentence])
+
+    def plot(self) -> ShownFigure:
+        """Draw the entries, in their order and sorted; loss and adjoint by step; for a notebook.
+
+        Its ``image`` is an SVG. With several outputs the entries of all of them are drawn.
+
+        Raises:
+            ConfigurationError: If matplotlib is not installed.
+        """
+        entries = {n: g.detach().reshape(-1).tolist() for n, g in self.gradient.items()}
+        return derivative_figure(entries, self.losses.tolist(), self.adjoint_norms)
 
 
 def metagradient(

@@ -1,16 +1,19 @@
 """What ``mgd recipes`` prints: the recipes that ship. It loads none of their kinds."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from rich.table import Column, Table
 
+from engine.progress.names import about
 from engine.recipes.shipped_recipes import shipped_summaries
 from flows.cli.terminal.screen import WIDE, Screen, say, tell
 
 _NEXT = (
-    "The digits need no file and no GPU; of the others, `mgd recipes NAME` says where their data "
-    "are looked for (arguments) and on which device they run.",
-    "What one costs on this machine: `mgd plan NAME`.",
+    "Takes: a run on one CPU core, about. `mgd plan NAME` measures it on this machine.",
+    "Needs: the data that have to be there, and a GPU where a run is of no use without one; "
+    "`mgd recipes NAME` says where the data are looked for (arguments).",
 )
 
 
@@ -23,10 +26,28 @@ def show_recipes(*, as_json: bool) -> None:
     console = Screen()
     meaning = Column("what it does", overflow="fold")
     is_narrow = console.width < WIDE
-    table = Table("recipe, of kind", meaning) if is_narrow else Table("recipe", "kind", meaning)
+    table = (
+        Table("recipe, of kind", meaning, show_lines=True)
+        if is_narrow
+        else Table("recipe", "kind", "takes", "needs", meaning)
+    )
     for each in recipes:
-        name = [each["recipe"], each["kind"]]
-        table.add_row(*(["\n".join(name)] if is_narrow else name), each["description"])
+        cells = [each["recipe"], each["kind"], _takes(each), _needs(each)]
+        if is_narrow:
+            name, kind, takes, needs = cells
+            cells = [f"{name}\n{kind}\ntakes: {takes}\nneeds: {needs}"]
+        table.add_row(*cells, each["description"])
     console.print(table)
     for line in _NEXT:
         tell(line)
+
+
+def _takes(recipe: Mapping[str, Any]) -> str:
+    """Write about how long a run takes, as far as anybody has measured."""
+    seconds = recipe["seconds"]
+    return "-" if seconds is None else about(seconds).removeprefix("about ")
+
+
+def _needs(recipe: Mapping[str, Any]) -> str:
+    needs = [each for each in [recipe["data"]] if each != "none"]
+    return ", ".join([*needs, *(["GPU"] if recipe["gpu"] else [])]) or "nothing"

@@ -15,7 +15,7 @@ from rich.text import Text
 from engine.errors import ConfigurationError, did_you_mean
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe, read_recipe_file
-from engine.recipes.form import FIELDS, argument_fields
+from engine.recipes.forms.fields import FIELDS, argument_fields
 from engine.reports.explained_settings import DEFAULT, Explained, explained_settings
 from flows.cli.terminal.screen import WIDE, Screen, say, tell, text
 

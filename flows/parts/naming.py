@@ -13,7 +13,7 @@ from prefect.context import FlowRunContext
 
 from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.form import FIELDS, filled_in
+from engine.recipes.forms.fields import FIELDS, filled_in
 from engine.recipes.titles import run_title
 
 

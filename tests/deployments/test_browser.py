@@ -57,7 +57,12 @@ REPORTED = re.compile("What was asked|was chosen")
 
 OUTER_STEPS = "Outer steps, each a training and its reversal"
 
-SETTINGS = ["arguments.num_test=50", "training.num_steps=12", "training.batch_size=10", "baselines=[]"]
+SETTINGS = [
+    "arguments.num_test=50",
+    "training.num_steps=12",
+    "training.batch_size=10",
+    "baselines=[]",
+]
 
 
 def small(outer_steps, *settings):

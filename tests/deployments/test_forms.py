@@ -13,8 +13,8 @@ from prefect.utilities.schema_tools.validation import validate
 
 from engine.errors import ConfigurationError
 from engine.recipes.files import changes_of_shipped, list_recipes, load_recipe
-from engine.recipes.form import _SAYS_ALL, FIELDS, filled_in, in_words
-from engine.recipes.reading.schemas import setting_schemas
+from engine.recipes.forms.fields import _SAYS_ALL, FIELDS, filled_in, in_words
+from engine.recipes.forms.schemas import setting_schemas
 from engine.recipes.titles import run_title
 from flows import registry
 from flows.deploying import deployment_alone, recipe_deployment
@@ -222,10 +222,10 @@ def test_field_is_taken_as_it_was_typed(text):
         ("digits-mixture", {"target_classes": [1, 2]}, "arguments.target_classes=[1, 2]"),
         ("text-selection", {"sources": ["mine.txt"]}, "arguments.sources=[mine.txt]"),
         ("text-selection", {"language": {"lora_rank": 4}}, "arguments.language.lora_rank=4"),
-        ("datacomp-small", {"contrastive": {"target_url": "a"}}, "arguments.contrastive.target_url=a"),
+        ("datacomp-small", {"contrastive": {"context": 9}}, "arguments.contrastive.context=9"),
         ("fashion-selection", {"url": "here"}, "arguments.url=here"),
     ],
-)  # fmt: skip
+)
 def test_lists_and_groups_of_arguments_are_fields(name, given, setting):
     """A group says what it says and no more: what it leaves out stays as the recipe has it."""
     (field,) = given

@@ -59,6 +59,8 @@ def test_only_what_differs_is_a_row(runs):
     assert row["setting"] == "training.learning_rate"
     assert (row[first], row[second]) == ("0.1", "0.02")
     assert "differ in 1 setting: training.learning_rate" in found.headline
+    assert repr(found) == f"SideBySide({first}, {second}: {found.headline})"
+    assert found._repr_html_().count("training.learning_rate") == 2
 
 
 def test_quantities_and_curves_are_those_of_the_records(runs):

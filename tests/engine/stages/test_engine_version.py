@@ -76,6 +76,8 @@ READS_APART = {
         )
         for name in ("board", "counted", "displays")
     ),
+    # A metagradient draws itself after it was computed.
+    *(("replay.metagradient", f"reports.{name}") for name in ("derivative", "shown_figures")),
 }
 APPLICATIONS = ["attribution", "canaries", "comparisons", "descent", "smoothness"]
 

@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from engine.recipes.files import load_recipe
+from engine.recipes.where import expected_seconds, shipped_names
 from flows.cli.app import app
 from flows.descent import descent
 from tests.tiny_recipe import SMALL, as_options
@@ -58,6 +59,10 @@ def test_recipes_lists_what_run_takes():
         name in result.stdout
         for name in ("digits-selection", "digits-schedule", "fashion-selection")
     )
+    assert "needs: Fashion-MNIST" in result.stdout
+    known = expected_seconds()
+    assert set(known) < set(shipped_names())
+    assert all(0 < seconds < 3600 for seconds in known.values())  # on one core, in a lunch break
 
 
 # Arguments, and what the one message must name: the value, the reason, the remedy.

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.recipes.files import KINDS, list_recipes, load_recipe
-from engine.recipes.reading.schemas import setting_schemas
+from engine.recipes.forms.schemas import setting_schemas
 from engine.reports.explained_settings import explained_defaults
 from engine.reports.settings_rows import all_rows
 from flows.cli.app import app

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from engine.errors import ConfigurationError
 from engine.recipes.files import Recipe, changed
-from engine.recipes.reading.schemas import argument_schemas, places_among, setting_schemas
+from engine.recipes.forms.schemas import argument_schemas, places_among, setting_schemas
 from engine.recipes.reading.yaml import refuse_repeated
 from engine.recipes.shipped_recipes import shipped_names
 
