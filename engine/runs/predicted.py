@@ -2,7 +2,7 @@
 
 from engine.planning.forecast import STAGE_SECONDS, read_forecast
 from engine.recipes.settings import Document
-from engine.runs.overview import RunOverview
+from engine.runs.overview import RunOverview, overview
 
 
 class Comparison(Document):
@@ -27,7 +27,10 @@ def compare(store: str, view: RunOverview) -> list[Comparison]:
     predicted = read_forecast(store, view.run)
     if predicted is None:
         return []
-    own = [line for line in view.stages if line.own and line.stage != "preflight"]
+    # What parts of a run have computed is the run's own too.
+    views = [view, *(overview(store, part.run) for part in view.parts)]
+    lines = {(line.stage, line.key): line for each in views for line in each.stages if line.own}
+    own = [line for line in lines.values() if line.stage != "preflight"]
     seconds = sum(line.seconds for line in own) + STAGE_SECONDS * len(own)
     found = [Comparison(what="seconds of the run", predicted=predicted.seconds.run, actual=seconds)]
     if predicted.written_bytes is not None:

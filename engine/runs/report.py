@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from engine.errors import ConfigurationError
-from engine.planning.forecast import read_forecast
+from engine.planning.forecast import STAGE_SECONDS, read_forecast
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import (
@@ -135,7 +135,11 @@ def cost(store: str, record: FinishedRun) -> Section:
         if counts.retried:
             parts.append(f"{counts.retried} after more than one attempt (retried)")
         rows["Stages"] = ", ".join(parts)
-    tables, notes = [_pairs(rows)], []
+    tables = [_pairs(rows)]
+    notes = [
+        "Predicted and actual seconds are those that the stages compute, one after the other, with "
+        f"{STAGE_SECONDS:g} s around each, and without the preflight."
+    ]
     if read_forecast(store, record.run) is None:
         notes = ["No plan was kept with this run; mgd plan says before one what it takes."]
     else:
