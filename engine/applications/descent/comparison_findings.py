@@ -32,9 +32,13 @@ def comparison_findings(record: "RunRecord") -> list[str]:
     sentences = []
     found = f"{own['loss']:.4f}"
     if beaten:
-        sentences.append(f"The chosen set-up's test loss of {found} is {side} than that of {_listed(beaten)}.")
+        sentences.append(
+            f"The chosen set-up's test loss of {found} is {side} than that of {_listed(beaten)}."
+        )
     if others:
-        sentences.append(f"The chosen set-up's test loss of {found} is not {side} than that of {_listed(others)}.")
+        sentences.append(
+            f"The chosen set-up's test loss of {found} is not {side} than that of {_listed(others)}."
+        )
     if idle:
         sentences.append(_said_of_idle(idle))
     if "accuracy" in own:
