@@ -30,15 +30,11 @@ def comparison_findings(record: "RunRecord") -> list[str]:
         (beaten if wins else others).append(f"{each.name} ({theirs['loss']:.4f})")
     side = "higher" if uphill else "lower"
     sentences = []
-    found = f"{own['loss']:.4f}"
+    found = f"The chosen set-up's test loss of {own['loss']:.4f}"
     if beaten:
-        sentences.append(
-            f"The chosen set-up's test loss of {found} is {side} than that of {_listed(beaten)}."
-        )
+        sentences.append(f"{found} is {side} than that of {_listed(beaten)}.")
     if others:
-        sentences.append(
-            f"The chosen set-up's test loss of {found} is not {side} than that of {_listed(others)}."
-        )
+        sentences.append(f"{found} is not {side} than that of {_listed(others)}.")
     if idle:
         sentences.append(_said_of_idle(idle))
     if "accuracy" in own:
@@ -105,17 +101,20 @@ def rerun_findings(record: "RunRecord") -> list[str]:
     sentences = []
     for each in record.reruns:
         if each.before is None:
-            sentences.append(f"With {each.name} the initial set-up diverges, so it says nothing.")
+            sentences.append(
+                f"Trained again with {each.name}, the initial set-up diverges, so it says nothing."
+            )
             continue
         if each.after is None:
             sentences.append(
-                f"With {each.name} the chosen set-up diverges: that is a training that failed, and "
-                "not counted as an effect of the set-up."
+                f"Trained again with {each.name}, the chosen set-up diverges: that is a training "
+                "that failed, and not counted as an effect of the set-up."
             )
             continue
         before, after = each.before["test"], each.after["test"]
         sentence = (
-            f"With {each.name} test loss goes from {before['loss']:.4f} to {after['loss']:.4f}"
+            f"Trained again with {each.name}: test loss goes from {before['loss']:.4f} to "
+            f"{after['loss']:.4f}"
         )
         if "accuracy" in before:
             old, new = (write_percent(each["accuracy"], 1) for each in (before, after))
