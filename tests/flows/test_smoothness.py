@@ -24,7 +24,8 @@ from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe, load_to_measure, to_measure, validate_recipe
 from engine.recipes.names import run_name
 from engine.replay.plain_training import evaluate, train
-from engine.runs.overview import describe, list_overviews
+from engine.runs.overview import describe, list_overviews, overview
+from engine.runs.predicted import compare
 from engine.runs.report import from_nothing
 from engine.runs.run import find_run, read_recipe
 from engine.stages.run import Run
@@ -248,6 +249,14 @@ def test_a_search_writes_a_recipe_that_can_be_run(prefect_server, tmp_path):
     assert all(each.verdict for each in parts)
     assert (tmp_path / "runs" / found.run / "search.png").is_file()
     assert any(trial.nominal.pareto for trial in found.trials if trial.nominal)
+    (chosen_row,) = [row for row in found.rows() if row["chosen"]]
+    assert chosen_row["routine"] == found.chosen
+    assert chosen_row["validation"] == found.point.validation  # a number, where the table has words
+    assert len(found.rows()) == 2 * len(names)
+    (seconds,) = compare(str(tmp_path), overview(str(tmp_path), found.run))
+    assert seconds.what == "seconds of the run"
+    assert seconds.predicted > 0
+    assert seconds.actual > 0.04 * len(parts)  # what the parts have computed
 
 
 def test_a_search_that_stays_with_its_baseline_says_why():
