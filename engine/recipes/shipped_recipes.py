@@ -38,7 +38,7 @@ def expected_seconds() -> dict[str, float]:
     """Return what runs of shipped recipes take on one CPU core, by name, where that is known."""
     import json
 
-    return json.loads(EXPECTED.read_text()) if EXPECTED.is_file() else {}
+    return json.loads(EXPECTED.read_text(encoding="utf-8")) if EXPECTED.is_file() else {}
 
 
 def shipped_summaries() -> list[dict[str, Any]]:
