@@ -13,11 +13,9 @@ from engine.applications.smoothness.search import (
     Trial,
     closest_rate,
     measured,
-    scored_routines,
     target_loss,
-    tried_routines,
 )
-from engine.applications.smoothness.works import scored_works
+from engine.applications.smoothness.works import scored_routines, scored_works, tried_routines
 from engine.errors import NonFiniteError
 from engine.problems.segments import segments
 from engine.recipes.descent import DescentRecipe

@@ -7,6 +7,7 @@ from engine.applications.smoothness import record as smoothness_runs
 from engine.applications.smoothness import report as smoothness_reports
 from engine.applications.smoothness import search as smooth_search
 from engine.applications.smoothness import stages
+from engine.applications.smoothness.works import parts_of
 from engine.recipes.names import run_name
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.runs.run import note_parts
@@ -37,7 +38,7 @@ def check_search(recipe: SmoothSearchRecipe, store: str) -> None:
     """Refuse a search that cannot be before anything is trained; keep its parts and its plan."""
     smoothness_runs.prepare(recipe, store)
     keep_plan_of(recipe, store)
-    note_parts(store, run_name(recipe.descent), smooth_search.parts_of(recipe))
+    note_parts(store, run_name(recipe.descent), parts_of(recipe))
 
 
 conclude = report_task(smoothness_reports.conclude, "metasmoothness of {recipe.name}")

@@ -6,12 +6,12 @@ import yaml
 
 from engine.applications.smoothness.figures import Point, draw_search
 from engine.applications.smoothness.record import SmoothnessRecord
+from engine.applications.smoothness.works import parts_of
 from engine.errors import NonFiniteError
 from engine.preflight.metasmoothness import CHAOS, INDEPENDENT
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.names import run_name
 from engine.recipes.settings import Document
-from engine.recipes.smoothness import SmoothSearchRecipe, at_rate, descent_of
+from engine.recipes.smoothness import SmoothSearchRecipe, descent_of
 from engine.reports.canvas import png
 from engine.reports.sections import Figure, Number, Section, Table
 from engine.reports.units import write_percent
@@ -189,16 +189,19 @@ class SearchRecord(FinishedRun):
     def rows(self) -> list[dict[str, Any]]:
         """Return a row of numbers for each routine at each of its rates; None where it diverged."""
         return [
-            {"routine": trial.name, "rate_is": kind}
-            | {name: getattr(point, name, None) for name in _NUMBERS}
-            | {
+            {
+                "routine": trial.name,
+                "rate_is": kind,
+                **{name: getattr(point, name, None) for name in _NUMBERS},
                 "pareto": point is not None and point.pareto,
                 "chosen": self._is_chosen(trial, point),
             }
             for kind in _RATES
-            for trial in self.trials
-            for point in [getattr(trial, kind)]
+            for trial, point in self._points(kind)
         ]
+
+    def _points(self, kind: str) -> list[tuple[Trial, Measured | None]]:
+        return [(trial, getattr(trial, kind)) for trial in self.trials]
 
     def _is_chosen(self, trial: Trial, point: Measured | None) -> bool:
         return trial.name == self.chosen and point is self.point
@@ -304,34 +307,6 @@ def conclude(
     return finish(store, record, _report)
 
 
-def tried_routines(recipe: SmoothSearchRecipe) -> dict[str, DescentRecipe]:
-    """Return the routines of a search by what is changed, each under a name of its own."""
-    return {
-        name: descent_of(descent, f"{recipe.name}-{number}")
-        for number, (name, descent) in enumerate(recipe.routines().items())
-    }
-
-
-def scored_routines(recipe: SmoothSearchRecipe) -> dict[tuple[str, float], DescentRecipe]:
-    """Return what a search trains to match losses, by the routine's name and the learning rate."""
-    return {
-        (name, rate): recipe.measurement(at_rate(routine, rate)).descent
-        for name, routine in tried_routines(recipe).items()
-        for rate in recipe.learning_rates
-    }
-
-
-def parts_of(recipe: SmoothSearchRecipe) -> dict[str, str]:
-    """Return the names of the runs that a search is made of, each with what people call it."""
-    measured = {
-        run_name(recipe.measurement(routine).descent): name
-        for name, routine in tried_routines(recipe).items()
-    }
-    for (name, rate), routine in scored_routines(recipe).items():
-        measured.setdefault(run_name(routine), f"{name}, learning rate {rate:g}")
-    return measured
-
-
 def _report(record: SearchRecord) -> Report:
     """Return the figure and the table, and the chosen routine as a recipe."""
     recipe = record.recipe
@@ -396,16 +371,14 @@ def _as_yaml(recipe: DescentRecipe, learning_rate: float, search: str) -> str:
 
 
 def _table(record: SearchRecord, kind: str) -> Table:
-    points = [(trial, getattr(trial, kind)) for trial in record.trials]
-    chosen = [place for place, each in enumerate(points) if record._is_chosen(*each)]
+    chosen = [n for n, each in enumerate(record._points(kind)) if record._is_chosen(*each)]
     return Table(_rows(record, kind), marked=dict.fromkeys(chosen, "chosen"))
 
 
 def _rows(record: SearchRecord, kind: str) -> list[dict[str, Any]]:
     """Return a row for each routine, at one of its two learning rates."""
     rows = []
-    for trial in record.trials:
-        point: Measured | None = getattr(trial, kind)
+    for trial, point in record._points(kind):
         rate, loss, first, second, best = ("-", "-", "-", "-", "")
         if point is not None:
             rate, loss = f"{point.learning_rate:g}", f"{point.validation:.4f}"

@@ -4,7 +4,14 @@ from engine.planning.expected import Expected
 from engine.preflight.moved import never_around
 from engine.problems.built import build_problem
 from engine.progress.time_left import Work
-from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.names import run_name
+from engine.recipes.smoothness import (
+    MetasmoothnessRecipe,
+    SmoothSearchRecipe,
+    at_rate,
+    descent_of,
+)
 from engine.recipes.training import Retraining
 
 
@@ -59,3 +66,31 @@ def _moved(
         found += [expected.guess("perturb"), *expected.train("train-at")]
     found += [expected.guess("compare") for _ in range(settings.directions)]
     return [*found, *(expected.guess("output") for _ in range(extra))]
+
+
+def tried_routines(recipe: SmoothSearchRecipe) -> dict[str, DescentRecipe]:
+    """Return the routines of a search by what is changed, each under a name of its own."""
+    return {
+        name: descent_of(descent, f"{recipe.name}-{number}")
+        for number, (name, descent) in enumerate(recipe.routines().items())
+    }
+
+
+def scored_routines(recipe: SmoothSearchRecipe) -> dict[tuple[str, float], DescentRecipe]:
+    """Return what a search trains to match losses, by the routine's name and the learning rate."""
+    return {
+        (name, rate): recipe.measurement(at_rate(routine, rate)).descent
+        for name, routine in tried_routines(recipe).items()
+        for rate in recipe.learning_rates
+    }
+
+
+def parts_of(recipe: SmoothSearchRecipe) -> dict[str, str]:
+    """Return the names of the runs that a search is made of, each with what people call it."""
+    measured = {
+        run_name(recipe.measurement(routine).descent): name
+        for name, routine in tried_routines(recipe).items()
+    }
+    for (name, rate), routine in scored_routines(recipe).items():
+        measured.setdefault(run_name(routine), f"{name}, learning rate {rate:g}")
+    return measured
