@@ -19,7 +19,7 @@ from engine.planning.counted import must_be_counted
 from engine.planning.expected import Expected
 from engine.recipes.files import load_recipe
 from engine.recipes.kinds import find, kinds
-from engine.recipes.where import EXPECTED, expected_seconds, shipped_names
+from engine.recipes.shipped_recipes import EXPECTED, expected_seconds, shipped_names
 from engine.replay import step_costs
 from engine.step import measured
 

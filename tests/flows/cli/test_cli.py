@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from engine.recipes.files import load_recipe
-from engine.recipes.where import expected_seconds, shipped_names
+from engine.recipes.shipped_recipes import expected_seconds, shipped_names
 from flows.cli.app import app
 from flows.descent import descent
 from tests.tiny_recipe import SMALL, as_options
