@@ -120,7 +120,7 @@ def why_not_together(routine: Routine, points: Sequence[Metaparams]) -> str | No
     """
     with deterministic():
         part = next(_parts(len(points), routine))
-        return _obstacle([(routine, points[i]) for i in part], must_be_faster=False)
+        return obstacle([(routine, points[i]) for i in part], must_be_faster=False)
 
 
 def never_together(routine: Routine) -> str | None:
