@@ -35,6 +35,14 @@ _EMPTY = "folders are empty, so there is no class of their name"
 _ANIMATED = "pictures are animated, and their first frame counts"
 """What is told of files, each after its number and before the names."""
 
+_SPLITS = frozenset(
+    (
+        *("train", "training", "trainset", "val", "valid", "validation", "dev", "eval"),
+        *("test", "testing", "testset", "holdout", "held_out"),
+    )
+)
+"""Names of splits, which people put beside one another."""
+
 
 def image_folder_problem(
     folders: dict[str, str | None],
@@ -76,6 +84,7 @@ def image_folder_problem(
             "subfolder for each class."
         )
     _refuse_alike(classes, train)
+    _refuse_splits(classes, train)
     rows = {name: _rows(found, classes, name) for name, found in files.items()}
     if "objective" not in rows:
         rows["train"], rows["objective"] = _hold_out(rows["train"], held_out, seed)
@@ -97,7 +106,7 @@ def image_folder_problem(
         show=show["train"],
         held_out_names=held_out_names,
         show_held_out=lambda split, place: show[split](place),
-        notes=_told(left_out),
+        notes=(*_told(left_out), *_told_folders(files["train"])),
         bounds=BOUNDS,
         score=class_scores,
     )
@@ -154,6 +163,35 @@ def _is_picture(url: str, path: str, max_pixels: int) -> bool:
     except UnusableError:
         return False
     return True
+
+
+def _refuse_splits(classes: list[str], url: str) -> None:
+    """Refuse a folder whose subfolders are splits: each of them would be a class.
+
+    A single one may be a class: there are pictures of trains.
+    """
+    found = [name for name in classes if name.lower() in _SPLITS]
+    if len(found) > 1:
+        raise DataError(
+            f"The subfolders {', '.join(found)} of {url} are called as splits are, and each would "
+            "be a class. Name one of them as the folder of the training pictures, and others for "
+            "objective, validation and test."
+        )
+
+
+def _told_folders(found: dict[str, list[str]]) -> tuple[str, ...]:
+    """Say that what may be classes lies deeper: the same subfolders in each of them."""
+    inner = {
+        frozenset(path.split("/")[1] if path.count("/") > 1 else "" for path in paths)
+        for paths in found.values()
+    }
+    names = next(iter(inner))
+    if len(inner) > 1 or len(names) < 2:
+        return ()
+    return (
+        f"Every class has pictures in the same subfolders ({', '.join(sorted(names)[:_SHOWN])}), "
+        "which are not told apart: a class is a subfolder of the folder that is named.",
+    )
 
 
 def _refuse_alike(classes: list[str], url: str) -> None:

@@ -183,3 +183,32 @@ def test_the_seed_says_which_pictures_are_held_out(tmp_path):
     assert held[0].equal(held[1])
     assert held[0].shape == held[2].shape
     assert not held[0].equal(held[2])
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "val"), ("Train", "Test", "valid"), ("a", "dev", "eval")]
+)
+def test_splits_are_no_classes(names, tmp_path):
+    """They were told apart in silence, in the place of what is in them."""
+    for name in names:
+        put(tmp_path / name)
+
+    with pytest.raises(DataError, match="called as splits are, and each would be a class"):
+        image_folder(str(tmp_path))
+
+
+def test_pictures_of_trains_are_a_class(tmp_path):
+    """One name by itself says nothing."""
+    assert taken(image_folder(str(put(tmp_path, ("plane", "train"))))) == 12
+
+
+def test_the_same_subfolders_in_every_class_are_told(tmp_path):
+    """They may be the classes, and the class a hospital; several that differ are none."""
+    for name in ("here", "there"):
+        put(tmp_path / "alike" / name)
+        put(tmp_path / "others" / name, (name, f"{name} again"))
+
+    (told,) = image_folder(str(tmp_path / "alike")).notes
+
+    assert "in the same subfolders (a, b), which are not told apart" in told
+    assert not image_folder(str(tmp_path / "others")).notes
