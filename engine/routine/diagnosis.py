@@ -246,9 +246,14 @@ def told(what: str, failure: Exception, rule: str) -> ConfigurationError:
         rule: The remedy, as a clause, where none is known for what was raised.
     """
     text = str(failure).strip().partition("\n")[0] or "no words"
-    cure = next((cure for words, cure in _CURES if any(word in text for word in words)), rule)
+    cure = cure_of(text) or rule
     kind = UndifferentiableError if "does not require grad" in text else ConfigurationError
     return kind(f"{what} ({type(failure).__name__}: {text}){_line(failure)}. {cure}.")
+
+
+def cure_of(text: str) -> str | None:
+    """Return the remedy for an error that says this, as a clause; None where none is known."""
+    return next((cure for words, cure in _CURES if any(word in text for word in words)), None)
 
 
 def _line(failure: Exception) -> str:

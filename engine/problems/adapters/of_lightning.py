@@ -34,6 +34,7 @@ from engine.problems.adapters.lightning_modules import (
 from engine.problems.adapters.lightning_order import loaders_of, order_of, refuse_reloads
 from engine.problems.adapters.torch_optimizers import optimizer_of_torch, rate_of, unclipped
 from engine.recipes.code.user_code import raised
+from engine.routine.diagnosis import MIXED_FORMATS, cure_of
 from engine.routine.examples import Collated, collated
 from engine.routine.number_format import convert
 from engine.routine.optimizer import Optimizer
@@ -233,10 +234,19 @@ def _call_once(
     except EngineError:
         raise
     except Exception as error:
-        raise ConfigurationError(
-            f"training_step raised {raised(error)}. {' '.join(left)} What it needs has to be there "
-            "after __init__."
-        ) from error
+        words = [f"training_step raised {raised(error)}.", *left, _remedy(error)]
+        raise ConfigurationError(" ".join(words)) from error
+
+
+def _remedy(error: Exception) -> str:
+    """Say what to do about an error of ``training_step``."""
+    if any(each in str(error) for each in MIXED_FORMATS):
+        return (
+            "A Trainer of 32-true converts no batches either: hand in examples in the format of "
+            "the module, as by x.float(), or Trainer(precision='64-true'), which converts both."
+        )
+    known = cure_of(str(error))
+    return f"{known}." if known else "What it needs has to be there after __init__."
 
 
 def _compare(module: nn.Module, train: Collated, batches: int) -> None:

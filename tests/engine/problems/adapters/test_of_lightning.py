@@ -283,6 +283,18 @@ def test_format_that_the_trainer_converts_to_is_said(precision, is_said, of_ligh
     assert is_said == any(each.startswith("precision=") for each in made.not_carried)
 
 
+def test_examples_of_64_bits_for_a_trainer_of_32_are_refused_with_what_helps(of_lightning):
+    """Lightning converts neither, and its own step fails on them."""
+    doubled = [
+        DataLoader(TensorDataset(each.dataset.tensors[0].double(), each.dataset.tensors[1]))
+        for each in loaders()
+    ]
+
+    with pytest.raises(ConfigurationError, match=r"converts no batches.*64-true") as refused:
+        engine.from_lightning(of_lightning.Net(), tuple(doubled), trainer_of())
+    assert "__init__" not in str(refused.value)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_trainer_of_64_bits_converts_module_and_examples(dtype, of_lightning):
     """Lightning does, whatever the data's format is; each step is then its own to 1e-12."""
