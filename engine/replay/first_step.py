@@ -192,12 +192,20 @@ def _line_told(routine: Routine, z: Metaparams) -> Iterator[None]:
         line, way = raising_line(cause), ""
         if not line:
             line, way = failing_line(lambda: check_twice_differentiable(routine, params, z, 0))
+        if not line:  # it lies on no way to the parameters, as what moves a buffer
+            line, way = failing_line(lambda: _pull_every_node(routine, z))
         if not line:
             raise
         if "distributions/dirichlet.py" in way.replace("\\", "/"):  # without a name of its own
             unknown, known = cure_of_operations([]), cure_of_operations(["dirichlet"])
             words = words.replace(unknown, known)
         raise UndifferentiableError(f"{words} It is called at {line}.") from cause
+
+
+def _pull_every_node(routine: Routine, z: Metaparams) -> None:
+    state = routine.initial_state(z)
+    cotangent = {name: torch.ones_like(row) for name, row in state.items()}
+    open_step(routine, state, z, 0).pull(cotangent, every_node=True)
 
 
 def _checked_graph(
