@@ -197,7 +197,7 @@ def _line_told(routine: Routine, z: Metaparams) -> Iterator[None]:
         if not line:
             raise
         if "distributions/dirichlet.py" in way.replace("\\", "/"):  # without a name of its own
-            unknown, known = cure_of_operations([]), cure_of_operations(["dirichlet"])
+            unknown, known = map(cure_of_operations, ([str(cause)], ["dirichlet"]))
             words = words.replace(unknown, known)
         raise UndifferentiableError(f"{words} It is called at {line}.") from cause
 

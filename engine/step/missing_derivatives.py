@@ -31,6 +31,11 @@ def cure_of_operations(names: Sequence[str]) -> str:
         )
     if any("set_" in name for name in names):
         return "Write into a tensor instead of exchanging its memory: buffer.copy_(values)."
+    if any("once_differentiable" in name for name in names):
+        return (
+            "Leave @once_differentiable out where the backward pass is made of differentiable "
+            "operations, and write it with such where it is not."
+        )
     return "Write that function with differentiable operations."
 
 

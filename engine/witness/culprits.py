@@ -29,6 +29,13 @@ _HELD = (
 )
 """The remedy for what was cut out of the graph."""
 
+_OWN = (
+    "Write its backward pass with differentiable operations of ctx.saved_tensors and of the "
+    "gradients that it is given: without detach(), without autograd.grad() of what was detached "
+    "before, and without a forward pass that writes into its input"
+)
+"""The remedy for a backward pass that somebody wrote."""
+
 
 def where_to_look(who: str | None, loss: Callable[[], Tensor]) -> str:
     """Say what is to blame for a second derivative that is wrong, and what helps.
@@ -45,7 +52,11 @@ def where_to_look(who: str | None, loss: Callable[[], Tensor]) -> str:
         lines = cuts(loss)
     if not lines:
         return who or _NOBODY
-    cut = f"What moves with the parameters is taken out of the graph by {', '.join(lines)}. {_HELD}"
+    is_own = all(line.startswith("the custom function") for line in lines)
+    remedy = _OWN if is_own else _HELD
+    cut = (
+        f"What moves with the parameters is taken out of the graph by {', '.join(lines)}. {remedy}"
+    )
     return f"{who}. {cut}" if who else cut
 
 

@@ -7,6 +7,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from engine.routine.module.backward.own_derivative import is_kept
+from engine.step.pulls import gradient_of
 from engine.torch_modes import FunctionMode
 
 _NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
@@ -85,15 +88,31 @@ def cuts(call: Callable[[], Tensor]) -> list[str]:
         Some of them, such as ``detach() at train.py:12``; empty if there are none.
 
     Cost:
-        The call twice, some times slower.
+        The call and its gradient, some times slower.
     """
     noted = _Cuts()
     with noted, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.autograd.detect_anomaly(check_nan=False):
             loss = call()
-    found = [*noted.found, *_own_functions(loss)]
+            with suppress(Exception):  # of a backward pass that somebody wrote
+                _pull(loss)
+    others, whole = _own_functions(loss)
+    # One whose backward pass the engine does not take for a derivative is the last to be blamed.
+    found = [*noted.found, *others] or whole
     return list(dict.fromkeys(found))[:_MOST]
+
+
+def _pull(loss: Tensor) -> None:
+    """Take the gradient of a loss, because hooks and custom functions cut in it, too."""
+    waiting: list[Any] = [loss.grad_fn]
+    seen = set(waiting)
+    while waiting:
+        before = {each for each, _ in waiting.pop().next_functions if each} - seen
+        seen |= before
+        waiting += before
+    for leaf in [node.variable for node in seen if hasattr(node, "variable")]:
+        gradient_of(loss, leaf, create_graph=True)  # of torch's, a mode is told, and is off in it
 
 
 class _Cuts(FunctionMode):
@@ -150,9 +169,11 @@ def _lacks_a_graph(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and not value.requires_grad
 
 
-def _own_functions(loss: Tensor) -> Iterator[str]:
-    """Name the custom autograd functions in a graph that notes its lines."""
+def _own_functions(loss: Tensor) -> tuple[list[str], list[str]]:
+    """Name the custom functions in a graph that notes its lines, and those kept with a graph."""
     waiting, seen = [loss.grad_fn], set()
+    others: list[str] = []
+    whole: list[str] = []
     while waiting:
         node: Any = waiting.pop()
         if node is None or node in seen:
@@ -163,7 +184,10 @@ def _own_functions(loss: Tensor) -> Iterator[str]:
             lines = list(_lines_in("".join(node.metadata.get("traceback_", []))))
             name = type(node).__name__.removesuffix("Backward")
             if lines:
-                yield f"the custom function {name} at {lines[-1]}"
+                (whole if is_kept(node) else others).append(
+                    f"the custom function {name} at {lines[-1]}"
+                )
+    return others, whole
 
 
 def _is_own(node: Any) -> bool:  # noqa: ANN401 (a node of autograd's graph)

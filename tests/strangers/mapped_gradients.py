@@ -274,7 +274,7 @@ REFUSED = {
     ),
     "mapped gradient: detached in the hook": (
         Variant(lambda: Through(hooked(lambda g: g * g.detach().abs())).double()),
-        "second derivative.*in a hook",
+        r"second derivative.*detach\(\) at .*mapped_gradients.py",
     ),
 }
 """What torch shows nobody, or what lacks a derivative of its own."""

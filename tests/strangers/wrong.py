@@ -16,6 +16,7 @@ from tests.strangers import (
     held_constant,
     mapped_gradients,
     modes,
+    own_backward,
     wrong_by_little,
     wrong_later,
     wrong_outputs,
@@ -27,7 +28,6 @@ from tests.strangers.wrong_parts import (
     HalfSquare,
     Holder,
     ModeDependent,
-    Rounded,
     SparseWeights,
     Through,
     bootstrapped,
@@ -141,7 +141,6 @@ def _refused() -> dict[str, Refused]:
     found["teacher outside"] = (Variant(mlp, loss=follower), STATE)
     found["queue outside"] = (Variant(mlp, loss=lambda _: queue()), STATE)
     changes: dict[str, Callable[[Tensor], Tensor]] = {
-        "rounding that lets gradients through": Rounded.apply,
         "a backward pass with a constant": HalfSquare.apply,
         "straight-through by detach": quantized,
         "detached factor": lambda hidden: hidden * hidden.detach(),
@@ -247,6 +246,7 @@ REFUSED = {
     **wrong_outputs.REFUSED,
     **modes.REFUSED,
     **held_constant.REFUSED,
+    **own_backward.REFUSED,
     **mapped_gradients.REFUSED,
     **wrong_by_little.REFUSED,
     **wrong_later.REFUSED,

@@ -175,18 +175,6 @@ class AddedInPlace(OwnRules):
             self.running_var += 0.1 * (variance - self.running_var)
 
 
-class Rounded(torch.autograd.Function):
-    """Rounds, and lets gradients through."""
-
-    @staticmethod
-    def forward(ctx: object, values: Tensor) -> Tensor:
-        return (4 * values).round() / 4
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return gradient
-
-
 class HalfSquare(torch.autograd.Function):
     """Has a backward pass that keeps its input as a constant."""
 

@@ -1,11 +1,11 @@
-"""Functions that map one gradient to another: hooks, and custom functions that change no value.
+"""Hooks: what maps a gradient to another one.
 
 Hooks on parameters may draw random numbers. A backward pass may call them in any order and in
 another thread, so what they draw is seeded for each parameter by its name.
 
-A hook of an activation or of a module, or a gradient reversal written as a custom function, changes
-the gradient of a loss and not the value itself. A product with the derivative of that gradient
-therefore ignores it.
+A hook of an activation or of a module changes the gradient of a loss and not the value itself. A
+product with the derivative of that gradient therefore ignores it. Custom functions are those of
+``engine.routine.module.backward``.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import seeded
@@ -94,101 +92,7 @@ def hooks_draw(hooks: Hooks, layout: Layout, gradient: Tensor) -> bool:
         return not all(map(torch.equal, before, generators()))
 
 
-class _Hooked(Function):
-    """A value whose gradient another path maps: products go to the value, gradients to the path."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(value: Tensor, mapped: Tensor) -> Tensor:
-        del value
-        return mapped.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401 (torch's)
-        del ctx, inputs, output
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, Tensor | None]:  # noqa: ANN401 (torch's)  # pyright: ignore[reportIncompatibleMethodOverride]
-        del ctx
-        return (cotangent, None) if PASSES.is_product else (None, cotangent)
-
-    @staticmethod
-    def jvp(ctx: Any, value: Tensor, mapped: Tensor) -> Tensor:  # noqa: ANN401 (torch's)  # pyright: ignore[reportIncompatibleMethodOverride]
-        del ctx, mapped
-        return value.clone()
-
-
 _torch_hook = Tensor.register_hook
-
-# What ``Function.apply`` calls, so that one that somebody has kept (``reverse = Reverse.apply``)
-# comes by as well.
-_AppliedBy: Any = torch.autograd.function._SingleLevelFunction
-
-
-def _applied(function: type[Function], *args: Any) -> Any:  # noqa: ANN401 (as torch's)
-    """Apply a custom function, past which products go where it is the identity.
-
-    Args:
-        function: Anybody's. What it does to a gradient is left as it is.
-        *args: Its arguments.
-
-    Cost:
-        For a function that is neither torch's nor the engine's a comparison of the values; for an
-        identity two more calls of it, and a copy.
-    """
-    found = super(_AppliedBy, function).apply(*args)
-    given, form = tree_flatten(args)
-    moving = [at for at, each in enumerate(given) if _moves(each)]
-    if _is_known(function) or not moving:
-        return found
-    values = [given[at] for at in moving]
-    if not _are_same(values, found):
-        return found
-    # Others have values that they leave alone, too: a square has 0 and 1.
-    with torch.no_grad():
-        for sign in (1, -1):
-            shifted = [value + sign * (0.1234 + 0.1 * value.abs()) for value in values]
-            others = dict(zip(moving, shifted, strict=True))
-            again = [others.get(at, _apart(each)) for at, each in enumerate(given)]
-            mapped = super(_AppliedBy, function).apply(*tree_unflatten(again, form))
-            if not _are_same(shifted, mapped):
-                return found
-    results, form = tree_flatten(found)
-    each = iter(values)
-    mapped = [_Hooked.apply(next(each), r) if _is_number(r) else r for r in results]
-    return tree_unflatten(mapped, form)
-
-
-def _is_known(function: type[Function]) -> bool:
-    return function.__module__.partition(".")[0] in ("torch", "engine")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
-
-
-def _apart(value: object) -> object:
-    """Return a copy of a tensor, which a function may write into, and anything else as it is."""
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-def _moves(value: object) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad
-
-
-def _are_same(values: list[Tensor], found: object) -> bool:
-    """Say whether a function has returned the values that it was given, one for each.
-
-    One that writes into what it is given returns that itself, and nothing is known of before.
-    """
-    results = [each for each in tree_leaves(found) if _is_number(each)]
-    return len(results) == len(values) and all(
-        result is not value
-        and (result.shape, result.dtype, result.device) == (value.shape, value.dtype, value.device)
-        and torch.equal(result, value)
-        for value, result in zip(values, results, strict=True)
-    )
 
 
 def _in_gradients(hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -205,8 +109,8 @@ def _register_hook(self: Tensor, hook: Hook) -> Any:  # noqa: ANN401 (torch's ha
     return _torch_hook(self, _in_gradients(hook))
 
 
-class maps_of_gradients(AbstractContextManager[None]):
-    """Let products pass by the hooks and custom functions that are called inside the block."""
+class hooks_of_gradients(AbstractContextManager[None]):
+    """Let products pass by the hooks of tensors that are registered inside the block."""
 
     def __init__(self) -> None:
         self._is_outermost = False
@@ -214,13 +118,11 @@ class maps_of_gradients(AbstractContextManager[None]):
     def __enter__(self) -> None:
         self._is_outermost = Tensor.register_hook is _torch_hook
         if self._is_outermost:
-            _AppliedBy.apply = classmethod(_applied)
-            Tensor.register_hook = _register_hook
+            Tensor.register_hook = _register_hook  # pyright: ignore[reportAttributeAccessIssue] (a method of torch's)
 
     def __exit__(self, *_: object) -> None:
         if self._is_outermost:
             Tensor.register_hook = _torch_hook
-            del _AppliedBy.apply
 
 
 def backward_hooks(model: nn.Module) -> Callable[[], AbstractContextManager[Any]] | None:

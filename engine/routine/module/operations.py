@@ -15,7 +15,8 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from engine.models.attention import attention, say_whole
-from engine.routine.module.gradient_hooks import backward_hooks, maps_of_gradients
+from engine.routine.module.backward.own_derivative import OwnDerivatives
+from engine.routine.module.gradient_hooks import backward_hooks, hooks_of_gradients
 from engine.routine.module.stop_gradient import stop_gradient
 from engine.routine.module.written_out import UNPOOLING, WRITTEN_OUT
 from engine.torch_modes import FunctionMode
@@ -23,7 +24,12 @@ from engine.torch_modes import FunctionMode
 
 def corrections(model: nn.Module) -> list[Callable[[], AbstractContextManager[Any]]]:
     """Return what has to be in force while a model is called and differentiated."""
-    found: list[Callable[[], AbstractContextManager[Any]]] = [replaced_functions, maps_of_gradients]
+    own = OwnDerivatives()  # it knows what it has asked, from one block to the next
+    found: list[Callable[[], AbstractContextManager[Any]]] = [
+        replaced_functions,
+        hooks_of_gradients,
+        lambda: own,
+    ]
     hooks = backward_hooks(model)
     if hooks is not None:
         found.append(hooks)

@@ -12,15 +12,29 @@ from tests.strangers.plain import Variant, by_engine, loss, mlp
 
 
 class _Halved(torch.autograd.Function):
-    """Twice the value with half a gradient."""
+    """Writes into its input, and has half its gradient."""
 
     @staticmethod
     def forward(ctx, value):
-        return 2 * value
+        value.mul_(2)
+        ctx.mark_dirty(value)
+        return value
 
     @staticmethod
     def backward(ctx, cotangent):
         return 0.5 * cotangent
+
+
+class _Cut(torch.autograd.Function):
+    """The identity, with a gradient that is cut."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return 0.5 * cotangent.data
 
 
 class _Once(torch.autograd.Function):
@@ -52,6 +66,13 @@ def _attacked(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return loss(net, (batch[0] + 0.5 * functional.normalize(slope, dim=1), batch[1]))
 
 
+def _hooked(hidden: Tensor) -> Tensor:
+    hidden = hidden * 1
+    if hidden.requires_grad:
+        hidden.register_hook(lambda gradient: 0.5 * gradient.detach())
+    return hidden
+
+
 class _Unready(torch.autograd.Function):
     """Refuses to be differentiated twice, in words of its own."""
 
@@ -67,6 +88,19 @@ class _Unready(torch.autograd.Function):
         return grad * given.cos()
 
 
+class _Exchanged(nn.Module):
+    """A buffer whose memory is another one after each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(10))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if self.training:
+            self.kept.set_(hidden.detach().mean(0).clone().untyped_storage(), 0, (10,), (1,))
+        return hidden - self.kept
+
+
 CASES = {
     "detach": (_layer(lambda h: h * h.detach()), r"detach\(\)"),
     "detach of one of many": (  # which fewer examples do not have
@@ -77,7 +111,9 @@ CASES = {
     "no_grad": (_layer(lambda h: h * _without(h)), r"no_grad\(\)"),
     "item": (_layer(lambda h: h * h.norm().item()), r"item\(\)"),
     "numpy": (_layer(lambda h: h * float(h.detach().numpy().std())), r"detach\(\)"),
-    "custom function": (_layer(lambda h: _Halved.apply(h)), "the custom function _Halved"),
+    "hook": (_layer(_hooked), r"detach\(\)"),
+    "custom function": (_layer(lambda h: _Halved.apply(h + 0)), "the custom function _Halved"),
+    "custom backward pass": (_layer(lambda h: _Cut.apply(h)), r"\.data"),
     "drawn one-hot, of distributions": (
         _layer(lambda h: OneHotCategoricalStraightThrough(logits=h).rsample()),
         r"detach\(\)",
@@ -89,6 +125,10 @@ CASES = {
     "once differentiable": (
         _layer(lambda h: _Once.apply(h)),
         "differentiated twice.*once_differentiable.*",
+    ),
+    "the memory of a buffer": (
+        Variant(lambda: mlp(nn.Tanh(), _Exchanged()).double()),
+        r"derivative for set_ is not implemented.*buffer\.copy_\(values\)\.",
     ),
     "own words": (
         _layer(lambda h: _Unready.apply(h)),
