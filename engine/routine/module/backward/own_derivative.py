@@ -8,9 +8,8 @@ backward pass as well, which is not the derivative of those values. So a product
 derivative of the forward pass there, and everything else the function as it is.
 """
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -32,6 +31,10 @@ _DISTANCES = (1e-5, 1e-7, 1e-8)
 _ROUNDING, _LIMIT = 1e-9, 1e-5
 """Of the relative difference of two derivatives in float64, and of one from a difference."""
 
+_PLACES = ((1.0, 0.0), (3.0, 0.0), (1.0, 2.0))
+"""Where it is asked: a factor on what it is given, and the size of a random move. A bound that lets
+gradients through is the identity until it is reached."""
+
 _MOST = 16
 """How often a function is asked whose arguments are others at each call."""
 
@@ -43,8 +46,9 @@ class OwnDerivatives(AbstractContextManager[None]):
     """Let products take the derivative of a custom function's forward pass inside the block.
 
     Only of functions whose backward pass is another one, while their forward pass has a derivative
-    that finite differences confirm. Each is asked at its first call, in float64. It is the classes
-    that change, because people keep ``Function.apply`` under a name of their own.
+    that finite differences confirm. Each is asked at its first call, in float64. Calls are seen
+    below ``Function.apply``, because people keep that under a name of their own; what a product
+    does hangs on the node, so it is done wherever the graph is pulled through.
 
     Cost:
         Nothing without custom functions; some calls of each at first. One whose backward pass is
@@ -53,82 +57,49 @@ class OwnDerivatives(AbstractContextManager[None]):
 
     def __init__(self) -> None:
         self._found: dict[type[Function], dict[Any, bool]] = {}
-        self._before: list[tuple[type[Function], str, Any]] = []
-        self._drawn: list[_Generators] = []
+
+        def apply(function: type[Function], *args: Any) -> Any:  # noqa: ANN401 (as torch's)
+            if not _is_of_users(function) or torch.compiler.is_compiling():
+                return super(_AppliedBy, function).apply(*args)
+            before = _Generators(args)
+            found = super(_AppliedBy, function).apply(*args)
+            self._keep(function, args, found, before)
+            return found
+
+        self._apply, self._outer = classmethod(apply), None
 
     def __enter__(self) -> None:
-        around = {
-            "forward": self._around_forward,
-            "setup_context": self._around_context,
-            "backward": self._around_backward,
-            "vjp": self._around_backward,
-        }
-        for function in _functions_of_users(Function):
-            held = vars(function)
-            for name, wrap in around.items():
-                if name in held:
-                    self._before.append((function, name, held[name]))
-                    original = getattr(function, name)
-                    setattr(function, name, staticmethod(_noted(wrap(original), original)))
+        self._outer = vars(_AppliedBy).get("apply")
+        _AppliedBy.apply = self._apply
 
     def __exit__(self, *_: object) -> None:
-        while self._before:
-            function, name, held = self._before.pop()
-            setattr(function, name, held)
+        if self._outer is None:
+            del _AppliedBy.apply
+        else:
+            _AppliedBy.apply = self._outer
 
-    def _around_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as the function)
-            if torch.compiler.is_compiling():  # what it makes is compared with the reference
-                return forward(*args, **kwargs)
-            ctx = args[0] if args else None
-            before = _Generators(args)
-            found = forward(*args, **kwargs)
-            if not isinstance(ctx, BackwardCFunction):
-                self._drawn = [before]  # for what sets its context up hereafter
-            elif not kwargs:
-                self._keep(ctx, args[1:], before)
-            return found
-
-        return called
-
-    def _around_context(self, setup: Callable[..., Any]) -> Callable[..., Any]:
-        def called(ctx: Any, inputs: Sequence[Any], output: Any) -> Any:  # noqa: ANN401 (torch's)
-            found = setup(ctx, inputs, output)
-            if torch.compiler.is_compiling():
-                return found
-            if isinstance(ctx, BackwardCFunction) and self._drawn:
-                self._keep(ctx, inputs, self._drawn.pop())
-            return found
-
-        return called
-
-    def _around_backward(self, backward: Callable[..., Any]) -> Callable[..., Any]:
-        def called(ctx: Any, *cotangents: Any) -> Any:  # noqa: ANN401 (torch's)
-            if torch.compiler.is_compiling():
-                return backward(ctx, *cotangents)
-            traced = getattr(ctx, _TRACED, None) if PASSES.is_product else None
-            if traced is None:
-                return backward(ctx, *cotangents)
-            args, outputs = traced
-            return _derivative(args, outputs, cotangents, keep=True)
-
-        return called
-
-    def _keep(self, ctx: Any, args: Sequence[Any], before: "_Generators") -> None:  # noqa: ANN401 (a node)
-        """Keep in a node what its forward pass is with a graph, if it is of a wanted function.
+    def _keep(
+        self, function: type[Function], args: Sequence[Any], found: object, before: "_Generators"
+    ) -> None:
+        """Keep in the node of a call what the forward pass is with a graph, if a product needs it.
 
         Args:
-            ctx: The node of a function that has just been called.
+            function: Somebody's own, which has just been called.
             args: With what.
+            found: What it returned.
             before: Torch's generators before it was called.
         """
-        function: type[Function] = type(ctx)._forward_cls  # pyright: ignore[reportAttributeAccessIssue] (torch's)
-        if not any(ctx.needs_input_grad) or not self._has_other(function, args):
+        kind = function._backward_cls  # pyright: ignore[reportAttributeAccessIssue] (torch's)
+        made = found if isinstance(found, tuple) else (found,)
+        nodes = (each.grad_fn for each in made if isinstance(each, Tensor))
+        node = next((each for each in nodes if type(each) is kind), None)
+        if node is None or not self._has_other(function, args):
             return
+        kind.apply = _pulled
         with before.again(), _recording():
             # Each of its own, because a tensor that is given twice has a derivative in each place.
             own = [arg.view_as(arg) if isinstance(arg, Tensor) else arg for arg in args]
-            setattr(ctx, _TRACED, (own, _forward(function, own)))
+            setattr(node, _TRACED, (own, _forward(function, own)))
 
     def _has_other(self, function: type[Function], args: Sequence[Any]) -> bool:
         known = self._found.setdefault(function, {})
@@ -148,32 +119,33 @@ def is_kept(node: object) -> bool:
     return hasattr(node, _TRACED)
 
 
+def _pulled(node: Any, *cotangents: Any) -> Any:  # noqa: ANN401 (as torch's)
+    """Take the place of a node's ``apply``: only a product finds what is kept in it."""
+    traced = getattr(node, _TRACED, None) if PASSES.is_product else None
+    if traced is None:
+        return BackwardCFunction.apply(node, *cotangents)
+    args, outputs = traced
+    return _derivative(args, outputs, cotangents, keep=True)
+
+
 _PLAIN = (bool, int, float, str, type(None))
-_ORIGINAL = "engine_original"
+
+# What ``Function.apply`` calls.
+_AppliedBy: Any = torch.autograd.function._SingleLevelFunction
 
 
-def _functions_of_users(base: type[Function]) -> Iterator[type[Function]]:
-    for function in base.__subclasses__():
-        if function.__module__.partition(".")[0] not in ("torch", "engine"):
-            yield function
-        yield from _functions_of_users(function)
-
-
-def _noted(called: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
-    wrapped = functools.wraps(original)(called)
-    setattr(wrapped, _ORIGINAL, original)
-    return wrapped
+def _is_of_users(function: type[Function]) -> bool:
+    return function.__module__.partition(".")[0] not in ("torch", "engine")
 
 
 def _forward(function: type[Function], args: Sequence[Any]) -> tuple[Any, ...]:
     """Return what the forward pass returns, in the graph of its inputs, as a tuple."""
-    forward = getattr(function.forward, _ORIGINAL, function.forward)
-    if getattr(function.setup_context, _ORIGINAL, function.setup_context) != _NO_CONTEXT:
-        found = forward(*args)
+    if function.setup_context != _NO_CONTEXT:
+        found = function.forward(*args)
     else:
         ctx: Any = FunctionCtx()
         ctx.needs_input_grad = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
-        found = forward(ctx, *args)
+        found = function.forward(ctx, *args)
     return found if isinstance(found, tuple) else (found,)
 
 
@@ -260,8 +232,21 @@ def _is_another(function: type[Function], args: Sequence[Any]) -> bool:
             saved_tensors_hooks(_as_it_is, _as_it_is),  # those of a checkpoint count what is kept
             _recording(),
         ):
-            return _Asked(function, args, start).is_another()
-    except Exception:  # of somebody's code in float64, or on what is no copy; the witness stands
+            return any(_is_another_there(function, args, start, *place) for place in _PLACES)
+    except Exception:  # of somebody's code, or on what is no copy; the witness stands
+        return False
+
+
+def _is_another_there(
+    function: type[Function],
+    args: Sequence[Any],
+    start: "_Generators",
+    factor: float,
+    move: float,
+) -> bool:
+    try:
+        return _Asked(function, args, start, factor, move).is_another()
+    except Exception:  # of somebody's code in float64
         return False
 
 
@@ -276,11 +261,30 @@ class _Asked:
         function: Somebody's own.
         args: What it is called with.
         start: Torch's generators, which each call finds in the same state.
+        factor: On the numbers that it is given.
+        move: How far they are moved besides, at random.
     """
 
-    def __init__(self, function: type[Function], args: Sequence[Any], start: _Generators) -> None:
-        self._function, self._given, self._start = function, args, start
+    def __init__(
+        self,
+        function: type[Function],
+        args: Sequence[Any],
+        start: _Generators,
+        factor: float,
+        move: float,
+    ) -> None:
+        self._function, self._start = function, start
         drawn = generator(0, "custom function")
+        self._given = [
+            (arg.detach() * factor)
+            .double()
+            .add(self._random(arg, drawn), alpha=move)
+            .requires_grad_()
+            if _moves(arg)
+            else arg
+            for arg in args
+        ]
+        args = self._given
         self._ways = [self._random(arg, drawn) if _moves(arg) else None for arg in args]
         found = self._values(0.0)
         self._weights = [self._random(each, drawn) if _has_slope(each) else None for each in found]

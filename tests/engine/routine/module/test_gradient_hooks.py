@@ -3,10 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from torch.autograd import Function
 
 import engine
-from engine.routine.module.gradient_hooks import maps_of_gradients
+from engine.routine.module.backward.own_derivative import OwnDerivatives
+from engine.routine.module.gradient_hooks import hooks_of_gradients
 from engine.routine.module.stop_gradient import whole_derivatives
 from tests.strangers.mapped_gradients import Adversary, IntoItself, Itself, Reversal
 from tests.strangers.plain import data, loss
@@ -30,7 +30,7 @@ def _by_hook(values):
 @pytest.mark.parametrize("mapped", [_by_function, _by_hook])
 def test_a_gradient_is_mapped_and_a_product_is_not(mapped, values):
     """The first is what training does, the second is how the value moves."""
-    with maps_of_gradients():
+    with hooks_of_gradients(), OwnDerivatives():
         found = mapped(values)
 
     (gradient,) = torch.autograd.grad(found.sum(), values, retain_graph=True)
@@ -45,7 +45,7 @@ def test_a_gradient_is_mapped_and_a_product_is_not(mapped, values):
 @pytest.mark.parametrize("mapped", [_by_function, _by_hook])
 def test_outside_of_a_block_torch_does_what_it_did(mapped, values):
     """Also for other derivatives, and after blocks within blocks."""
-    with maps_of_gradients(), maps_of_gradients():
+    with hooks_of_gradients(), OwnDerivatives(), hooks_of_gradients():
         pass
     found = mapped(values)
 
@@ -59,10 +59,10 @@ def test_outside_of_a_block_torch_does_what_it_did(mapped, values):
 
 def test_an_inner_block_leaves_the_outer_one_in_force(values):
     """A loss may call another routine's module."""
-    with maps_of_gradients():
-        with maps_of_gradients():
+    with hooks_of_gradients(), OwnDerivatives():
+        with hooks_of_gradients(), OwnDerivatives():
             pass
-        found = Itself.apply(values)
+        found = Itself.apply(_by_hook(values))
 
     with whole_derivatives():
         (product,) = torch.autograd.grad(found.sum(), values)
@@ -72,36 +72,13 @@ def test_an_inner_block_leaves_the_outer_one_in_force(values):
 
 def test_a_function_that_writes_into_its_input_is_left_alone(values):
     """Nothing is known of the values before it."""
-    with maps_of_gradients():
+    with hooks_of_gradients(), OwnDerivatives():
         found = IntoItself.apply(1 * values)
 
     with whole_derivatives():
         (product,) = torch.autograd.grad(found.sum(), values)
 
     assert torch.equal(product, -torch.ones(7))
-
-
-class _Written(Function):
-    """The identity, which counts its calls in a tensor that it is given."""
-
-    @staticmethod
-    def forward(ctx, values, calls):
-        calls += 1
-        return values.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return -gradient, None
-
-
-def test_a_function_is_asked_without_a_trace(values):
-    """What it writes into is a copy, where it is called for other values."""
-    calls = torch.zeros(())
-
-    with maps_of_gradients():
-        _Written.apply(values, calls)
-
-    assert float(calls) == 1
 
 
 def _routine():

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 import engine
 from engine.routine.module.backward.own_derivative import OwnDerivatives, is_kept
+from engine.routine.module.stop_gradient import whole_derivatives
 from tests.strangers.held_constant import Through
 from tests.strangers.own_backward import CHANGED, CUT, function
 from tests.strangers.plain import NUM_EXAMPLES, data, direction
@@ -101,16 +102,45 @@ def test_draws_are_those_of_a_call_without_the_engine():
     assert all(map(torch.equal, found, wanted))
 
 
-def test_classes_are_given_back():
-    """Also those that inherit, and after an error."""
+def test_classes_stay_and_applying_is_given_back():
+    """Also after an error, and by a block within a block."""
     before = dict(vars(Sine))
 
-    with suppress(ValueError), OwnDerivatives():
-        inside = dict(vars(Sine))
+    with suppress(ValueError), OwnDerivatives(), OwnDerivatives():
+        Sine.apply(POINT.clone().requires_grad_())
         raise ValueError
 
-    assert inside["backward"] is not before["backward"]
     assert dict(vars(Sine)) == before
+    assert "apply" not in vars(torch.autograd.function._SingleLevelFunction)
+
+
+def test_a_product_finds_what_is_kept_wherever_it_is_pulled():
+    """The block in which the graph was made has ended, and another function was called since."""
+    reverse = CHANGED["reversal"]
+    point = POINT.clone().requires_grad_()
+    with OwnDerivatives():
+        found = reverse(point).sum()
+    with OwnDerivatives():
+        Sine.apply(point)
+
+    (gradient,) = torch.autograd.grad(found, point, retain_graph=True)
+    with whole_derivatives():
+        (product,) = torch.autograd.grad(found, point)
+
+    assert torch.equal(gradient, torch.full_like(POINT, -0.3))
+    assert torch.equal(product, torch.ones_like(POINT))
+
+
+@pytest.mark.parametrize("size", [0.0, 0.1])
+def test_a_bound_that_is_not_reached_yet_is_known(size):
+    """A function is asked at other places too, or each process might find another answer."""
+    bound = CHANGED["a bound that lets gradients through"]
+    point = (size * POINT).requires_grad_()
+
+    with OwnDerivatives():
+        found = bound(point)
+
+    assert is_kept(found.grad_fn)
 
 
 def run(change, dtype=torch.float64, **more):
