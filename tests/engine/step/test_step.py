@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from engine.errors import UndifferentiableError
+from engine.errors import ConfigurationError, UndifferentiableError
 from engine.metaparameters.weights import ExampleWeights
 from engine.routine.optimizers import Optimizer, sgd
 from engine.step.reference import step_vjp
@@ -172,7 +172,7 @@ def test_optimizer_that_forgets_a_moment_is_refused():
     routine, state, z, cotangent = setting("momentum", "weights")
     forgetful = Optimizer("forgetful", plain.hyperparameters, plain.init, update)
 
-    with pytest.raises(UndifferentiableError, match=r"'forgetful' maps.*momentum"):
+    with pytest.raises(ConfigurationError, match=r"'forgetful' maps.*momentum"):
         step_vjp(replace(routine, optimizer=forgetful), state, z, STEP, cotangent)
 
 

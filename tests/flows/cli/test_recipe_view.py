@@ -143,7 +143,11 @@ def test_list_says_of_each_recipe_what_its_validated_file_says():
     """The list reads the files alone, because validating all of them takes half a second."""
     result = runner.invoke(app, ["recipes", "--json"])
 
-    assert json.loads(result.stdout) == [
+    listed = json.loads(result.stdout)
+    assert [{key: row[key] for key in ("recipe", "kind", "description")} for row in listed] == [
         {"recipe": name, "kind": each.kind, "description": each.description}
         for name, each in list_recipes().items()
     ]
+    assert all(
+        set(row) == {*("recipe", "kind", "description"), "data", "gpu", "seconds"} for row in listed
+    )

@@ -59,7 +59,7 @@ def test_warning_with_brackets_is_a_line(capsys):
     """`[/...]` in a path raised inside of the log handler, and the warning was lost."""
     record = logging.LogRecord("x", logging.WARNING, "", 0, "%s in data[old]/[/b]", (EVIL,), None)
     for write in (Screen(stderr=True).print, _line):
-        Lines(write, logging.WARNING).emit(record)
+        Lines(write, logging.WARNING, set()).emit(record)
 
     printed = " ".join(capsys.readouterr().err.split())
     assert printed.count("in data[old]/[/b]") == 2
