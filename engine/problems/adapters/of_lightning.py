@@ -122,7 +122,7 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
         "order": order,
         "chunk": counts.batch_size,
     }
-    clips = unclipped(made, "gradient_clip_val", next(iter(clip.values()), None))
+    clips = unclipped(made, "gradient_clip_val", float(next(iter(clip.values()), 0)))
     root = f"the bare square root of {made.name}: eps_root={made.root} is added inside of it."
     said = (
         *left,

@@ -130,7 +130,7 @@ def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
             of_loss = other_loss(trainer, model, loss, train, loop.accumulated)
     order, of_order = order_of(trainer, loop) if keep_order else (None, UNORDERED)
     made = _optimizer(trainer, optimizer, eps_root)
-    clip = unclipped(made, "max_grad_norm", args.max_grad_norm)
+    clip = unclipped(made, "max_grad_norm", float(args.max_grad_norm or 0))
     drawn = drawn_at_random(model, train, own if training is None else training)
     said = [each for each in (of_order, of_loss, of_format, clip, *drawn) if each]
     not_carried = left_behind(trainer, said + _sentences(args, model, made))

@@ -61,15 +61,15 @@ def rate_of(group: dict[str, Any]) -> float:
     return float(group.get("initial_lr", group["lr"]))
 
 
-def unclipped(optimizer: Optimizer, setting: str, value: float | None) -> str | None:
+def unclipped(optimizer: Optimizer, setting: str, value: float) -> str | None:
     """Say in a sentence that an optimizer which was handed in does not clip as a loop does.
 
     Args:
         optimizer: Of the run.
         setting: Of the loop, by name.
-        value: At which the loop clips; none or 0 if it does not.
+        value: At which the loop clips; 0 if it does not.
     """
-    if not value or value < 0 or {"clip_norm", "clip_value"} & set(optimizer.hyperparameters):
+    if value <= 0 or {"clip_norm", "clip_value"} & set(optimizer.hyperparameters):
         return None
     return (
         f"{setting}={value:g}, because {optimizer.name} was handed in without clip_norm or "
