@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from prefect import flow
 
@@ -17,6 +16,7 @@ from engine.storage.location import StoreUrl, absolute
 from flows.parts.form import taken_from_form
 from flows.parts.naming import flow_run_name
 from flows.parts.opening import opened
+from flows.parts.sent import Arguments
 from flows.parts.sweep import reverse_sweep
 from flows.parts.training import train
 from tasks import attribution as work
@@ -32,7 +32,7 @@ def attribution(  # noqa: PLR0913 (the fields of its form)
     recipe: AttributionRecipe,
     store: StoreUrl = "mgd-store",
     settings: tuple[str, ...] | None = (),
-    arguments: dict[str, Any] | None = None,
+    arguments: Arguments = None,
     queries: int | None = None,
     seed: int | None = None,
     device: str | None = None,

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from prefect import flow
 
@@ -16,6 +15,7 @@ from engine.storage.location import StoreUrl, absolute
 from flows.parts.form import taken_from_form
 from flows.parts.naming import flow_run_name
 from flows.parts.opening import opened
+from flows.parts.sent import Arguments
 from tasks import canaries as work
 from tasks import reporting, training
 from tasks.growing import GrowingReport, growing
@@ -29,7 +29,7 @@ def canaries(  # noqa: PLR0913 (the fields of its form)
     recipe: CanariesRecipe,
     store: StoreUrl = "mgd-store",
     settings: tuple[str, ...] | None = (),
-    arguments: dict[str, Any] | None = None,
+    arguments: Arguments = None,
     canaries: int | None = None,
     outer_steps: int | None = None,
     seed: int | None = None,

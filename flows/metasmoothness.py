@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from prefect import flow
 
@@ -18,6 +17,7 @@ from engine.storage.location import StoreUrl, absolute
 from flows.parts.form import taken_from_form
 from flows.parts.naming import flow_run_name
 from flows.parts.opening import opened
+from flows.parts.sent import Arguments
 from flows.parts.training import hand_in_training
 from tasks import smoothness, training
 from tasks.growing import GrowingReport, growing
@@ -31,7 +31,7 @@ def metasmoothness(  # noqa: PLR0913 (the fields of its form)
     recipe: MetasmoothnessRecipe,
     store: StoreUrl = "mgd-store",
     settings: tuple[str, ...] | None = (),
-    arguments: dict[str, Any] | None = None,
+    arguments: Arguments = None,
     directions: int | None = None,
     seed: int | None = None,
     device: str | None = None,

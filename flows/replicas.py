@@ -1,7 +1,6 @@
 """Replicas: the same descent for several training seeds, at once where there are workers."""
 
 from functools import partial
-from typing import Any
 
 from prefect import flow
 
@@ -12,6 +11,7 @@ from engine.storage.location import StoreUrl, absolute
 from flows.descent import descend, title_of
 from flows.parts.form import taken_from_form
 from flows.parts.naming import flow_run_name
+from flows.parts.sent import Arguments
 from tasks import training
 from tasks.growing import told_if_stopped
 from tasks.running.attempt import one_process
@@ -24,7 +24,7 @@ def replicas(  # noqa: PLR0913 (the fields of its form)
     seeds: list[int],
     store: StoreUrl = "mgd-store",
     settings: tuple[str, ...] | None = (),
-    arguments: dict[str, Any] | None = None,
+    arguments: Arguments = None,
     outer_steps: int | None = None,
     device: str | None = None,
     max_seconds: float | None = None,

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from prefect import flow
 
@@ -27,6 +26,7 @@ from flows.metasmoothness import measure
 from flows.parts.form import taken_from_form
 from flows.parts.naming import flow_run_name
 from flows.parts.opening import opened
+from flows.parts.sent import Arguments
 from flows.parts.training import train
 from tasks import smoothness, training
 from tasks.growing import GrowingReport, growing
@@ -41,7 +41,7 @@ def smooth_search(  # noqa: PLR0913 (the fields of its form)
     recipe: SmoothSearchRecipe,
     store: StoreUrl = "mgd-store",
     settings: tuple[str, ...] | None = (),
-    arguments: dict[str, Any] | None = None,
+    arguments: Arguments = None,
     seed: int | None = None,
     device: str | None = None,
     max_seconds: float | None = None,

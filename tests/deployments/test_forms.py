@@ -19,6 +19,7 @@ from engine.recipes.titles import run_title
 from flows import registry
 from flows.deploying import deployment_alone, recipe_deployment
 from tests.deployments.targets import target
+from tests.kinds import recipe_of
 
 SHIPPED = list_recipes()
 ALONE = [*registry.TRUST, *registry.HOUSEKEEPING]
@@ -302,3 +303,30 @@ def test_fields_of_several_seeds_are_those_of_one_but_for_the_seed():
 def test_names_become_words(name, words):
     """Whatever a stranger calls the arguments of a function."""
     assert in_words(name) == words
+
+
+@pytest.mark.parametrize("kind", sorted(registry.FLOWS))
+def test_marks_of_a_form_that_a_schedule_leaves_are_taken_away(kind):
+    """A field in JSON that nobody filled in comes as a mark, and one that was, as a text."""
+    flow, recipe = registry.FLOWS[kind], recipe_of(kind)
+    sent = {"model": {"__prefect_kind": "json"}, "num_train": 50}
+    filled = {"model": {"__prefect_kind": "json", "value": '{"width": 7}'}}
+
+    empty, given = (
+        flow.validate_parameters({"recipe": recipe, "arguments": each})["arguments"]
+        for each in (sent, filled)
+    )
+
+    assert empty == {"num_train": 50}
+    assert given == {"model": {"width": 7}}
+    assert filled_in(recipe, arguments=given).arguments["model"]["width"] == 7
+
+
+def test_what_is_marked_as_json_and_is_none_is_refused():
+    """In the run's first second, and with the place of the error in it."""
+    sent = {"model": {"__prefect_kind": "json", "value": "{width: 7}"}}
+
+    with pytest.raises(Exception, match=r"Invalid JSON: .*a field of a form"):
+        registry.FLOWS["descent"].validate_parameters(
+            {"recipe": recipe_of("descent"), "arguments": sent}
+        )
