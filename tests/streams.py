@@ -72,7 +72,15 @@ class Recording(TimeLeft):
 
 
 def _row(work):
-    return [work.kind, round(work.weight, 5), work.forward, work.reverse, work.pull, work.rough]
+    return [
+        work.kind,
+        round(work.weight, 5),
+        work.forward,
+        work.reverse,
+        work.pull,
+        work.rough,
+        work.once,
+    ]
 
 
 def tell(stream, clock=CPU):

@@ -5,6 +5,7 @@ What no plan has measured is given in plain steps, as a guess.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from engine.planning.forecast import Forecast
 from engine.planning.pace import python_pace
@@ -19,17 +20,22 @@ from engine.schedules.by_name import NamedScheduleMaker, schedule_maker
 from engine.schedules.segments import Segment
 
 _PREFLIGHT_STEPS = 900.0
-"""Plain steps that the checks of a preflight take, with their twins in float64."""
+"""Plain steps that the checks of a preflight take on short twins, those in float64 too: about 500
+of a small net, whose twins are trained together, and 1,300 of a small ResNet."""
+
+INJECTED_EXAMPLES, INJECTED_STEPS, LONGEST_INJECTED = 256, 9, 1000
+"""Of counts, the preflight compares the injection step with others: so many examples at so many
+steps, of runs that are no longer (``engine.preflight.injection``)."""
 
 _BASELINE_STEPS = {
     BaselineName.LOW_LOSS: (5.0, 0.3),
-    BaselineName.GRADIENT_SIMILARITY: (30.0, 3.0),
+    BaselineName.GRADIENT_SIMILARITY: (30.0, 2.0),
     BaselineName.GRADIENT_CANCELLING: (2200.0, 0.0),
 }
 """Plain steps of baselines that look at each candidate: some at once, and some for each batch of
 them. Losses are a forward pass; cosines a pass forward and backward with a gradient for each, which
-took 2.8 plain steps a batch with a small ResNet and 8.6 with an MLP; changes are chosen step by
-step."""
+took 1.9 to 2.8 plain steps a batch with a small ResNet and 8.6 with an MLP, whose batches are few;
+changes are chosen step by step."""
 
 _EPOCHS = 4.0
 """Times that a training sees an example, where the recipe does not say how many there are."""
@@ -88,14 +94,14 @@ class Expected:
         """Return the stages of one reverse sweep, in their order, without its seed."""
         pull, parts = self._pull(), list(reversed(self.reversed_parts))
         works = [self._reverse(part, pull) for part in parts]
+        if once := self._once():
+            works[-1] = replace(works[-1], weight=works[-1].weight + once, once=once)
         if self.plan is None:
             return works
         # The plan has measured the sweep of one output.
         planned = works if self._outputs == 1 else [self._reverse(p, self._one()) for p in parts]
         whole = self.plan.seconds.reverse / sum(work.weight for work in planned)
-        return [
-            Work("reverse", whole * each.weight, each.forward, each.reverse, pull) for each in works
-        ]
+        return [replace(each, kind="reverse", weight=whole * each.weight) for each in works]
 
     def outer_step(self) -> list[Work]:
         """Return what an outer step has beside its training: seed, sweep and update."""
@@ -109,11 +115,23 @@ class Expected:
     def preflight(self) -> Work:
         """Return the checks before a run."""
         steps = _PREFLIGHT_STEPS
-        if self.recipe.metaparameters.about.is_injected:  # the run itself, to its injection step
-            works = self.sweep()
-            steps += self._num_steps(self.parts)
-            steps += sum(each.forward + each.pull * each.reverse for each in works)
-        return self.guess("preflight", float(steps))
+        if self.recipe.metaparameters.about.is_injected:
+            steps += self._injected()
+        return self.guess("preflight", steps)
+
+    def _injected(self) -> float:
+        """Return the plain steps of the run that counts have to be compared on, to its first k.
+
+        They are not those of the run's own sweep, which injects every candidate at its k: that is
+        most of it where there are many.
+        """
+        steps = self._num_steps(self.parts)
+        if steps > LONGEST_INJECTED:
+            return 0.0
+        number = self.recipe.arguments.get("num_train")
+        examples = min(INJECTED_EXAMPLES, number) if isinstance(number, int) else INJECTED_EXAMPLES
+        batches = INJECTED_STEPS * examples / self.recipe.training.batch_size
+        return steps + PULL * (steps - first_step(self.recipe) + batches)
 
     def guess(self, kind: str, steps: float = _FEW_STEPS) -> Work:
         """Return a stage that takes about so many plain steps."""
@@ -166,6 +184,25 @@ class Expected:
 
     def _one(self) -> float:
         """Return the plain steps that a reverse step of one output costs, by the plan."""
+        return PULL if self._injects_once else self._planned()
+
+    @property
+    def _injects_once(self) -> bool:
+        """Whether all candidates enter at one step, at which the sweep ends."""
+        return (
+            self.recipe.metaparameters.about.is_injected and len(self.recipe.injection_steps) == 1
+        )
+
+    def _once(self) -> float:
+        """Return the plain steps of the candidates that enter at one step; 0 if none do."""
+        if not self._injects_once:
+            return 0.0
+        if self.plan is None:
+            return PULL * self.batches
+        return max(self._planned() - PULL, 0.0) * self.plan.reverse_steps
+
+    def _planned(self) -> float:
+        """Return the plain steps of a reversed step, what enters at it included, by the plan."""
         assert self.plan is not None
         seconds, steps = self.plan.seconds, self._num_steps(self.parts)
         replayed = (self.plan.forward_steps - steps) * seconds.step

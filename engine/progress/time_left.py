@@ -62,6 +62,8 @@ class Work:
         reverse: Steps that it reverses.
         pull: Plain steps that one of those costs.
         rough: Whether its weight is a guess, which says nothing of other kinds.
+        once: Plain steps that come with its last step alone, as where the losses of all candidates
+            are injected at one step.
     """
 
     kind: str
@@ -70,10 +72,11 @@ class Work:
     reverse: int = 0
     pull: float = PULL
     rough: bool = False
+    once: float = 0.0
 
     def share(self, forward: int, reverse: int) -> float | None:
         """Return which part is done, 0 to 1, after so many steps; None if that is not known."""
-        whole = self.forward + self.pull * self.reverse
+        whole = self.forward + self.pull * self.reverse + self.once
         if not whole:
             return None
         return min((min(forward, self.forward) + self.pull * reverse) / whole, 1.0)
@@ -129,7 +132,8 @@ class _Begun:
         at: When it began, s.
         share: Which part is done, 0 to 1; None if that is not known.
         first: When somebody saw for the first time that a part was done, and which.
-        last: The same of the last time.
+        last: The same of the last time that it was more than before. Where it stays the same, a
+            step takes long that comes once, which says nothing of the others.
     """
 
     work: Work
@@ -141,7 +145,7 @@ class _Begun:
     def reached(self, share: float | None, now: float) -> None:
         """Note which part is done."""
         self.share = share
-        if share:
+        if share and share > self.last[1]:
             self.first, self.last = self.first or (now, share), (now, share)
 
     def seconds(self) -> float | None:
@@ -157,10 +161,11 @@ class _Begun:
     def rest(self, factor: float, now: float) -> float:
         """Return the seconds that it still takes, if a unit of weight takes ``factor``."""
         whole = factor * self.work.weight
-        if self.share is not None:
-            return (1 - self.share) * whole
-        gone = now - self.at
-        return max(whole - gone, _LAST * gone)
+        if self.share is None:
+            gone = now - self.at
+            return max(whole - gone, _LAST * gone)
+        since = now - self.last[0] if self.share else 0.0
+        return max((1 - self.share) * whole - since, _LAST * min(since, whole))
 
 
 class TimeLeft:

@@ -31,6 +31,7 @@ RECIPES = {
     "digits-poison": ["outer.num_steps=12", "training.threads=1"],
     "digits-attribution": ["attribution.num_subsets=24", "attribution.trainings_per_stage=2",
                            "attribution.num_queries=4", "training.threads=1"],
+    "fashion-selection": ["outer.num_steps=1", "training.threads=1"],
 }  # fmt: skip
 """What is changed of each recipe, so that it takes half a minute or a whole one."""
 
