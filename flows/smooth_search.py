@@ -14,12 +14,25 @@ from engine.applications.smoothness.search import (
     measured,
     target_loss,
 )
-from engine.applications.smoothness.works import scored_routines, scored_works, tried_routines
+from engine.applications.smoothness.works import (
+    MATCH,
+    SCORE,
+    TRY,
+    scored_routines,
+    scored_works,
+    search_parts,
+    tried_routines,
+)
 from engine.errors import NonFiniteError
+from engine.planning.expected import Expected
+from engine.planning.forecast import read_forecast
 from engine.problems.segments import segments
+from engine.progress.board import Course
+from engine.progress.time_left import REPORT
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate
+from engine.recipes.titles import run_title
 from engine.stages.commits import read_scalars
 from engine.storage.location import StoreUrl, absolute
 from flows.metasmoothness import measure
@@ -65,11 +78,25 @@ def smooth_search(  # noqa: PLR0913 (the fields of its form)
     title = f"Search for a smooth routine: {recipe.name}"
     with opened(recipe, store, title, smoothness.check_search) as workers:
         with growing(recipe, store, title) as page:
-            most = len(recipe.routines()) * (len(recipe.learning_rates) + 2)
-            whole = Parts(f"progress-{run_name(recipe.descent)}", most)
+            whole = _whole(recipe, store)
             trials = _try_all(_Search(recipe, store, workers, page, whole))
-            whole.finish()
-        return smoothness.conclude_search(recipe, store, trials, started)
+        with whole.board.at_work(REPORT, REPORT):
+            record = smoothness.conclude_search(recipe, store, trials, started)
+        whole.finish()
+        return record
+
+
+def _whole(recipe: SmoothSearchRecipe, store: str) -> Parts:
+    """Return where a search stands as a whole: which of its parts are done, and the time left."""
+    name = run_name(recipe.descent)
+    expected = Expected(recipe.descent, read_forecast(store, name), recipe.num_outputs)
+    course = Course(
+        title=run_title(recipe),
+        works=search_parts(recipe, expected, store),
+        in_seconds=expected.in_seconds,
+        noun="parts",
+    )
+    return Parts(f"progress-{name}", course)
 
 
 @dataclass(frozen=True)
@@ -126,7 +153,7 @@ def _measure_and_say(
     search: _Search, name: str, routine: DescentRecipe
 ) -> tuple[Measured | None, str | None]:
     """Measure one routine, and say what was found."""
-    with as_part(search.whole, name):
+    with as_part(search.whole, name, TRY):
         point, failed = _measure(search, routine)
     search.page.found(
         f"{name} cannot be measured: {failed}"
@@ -152,12 +179,12 @@ def _match(
 ) -> Measured | None:
     if rate is None:
         return None
-    with as_part(search.whole, f"{name}, learning rate {rate:g}"):
+    with as_part(search.whole, f"{name}, matching rate {rate:g}", MATCH):
         return _measure(search, at_rate(routine, rate))[0]
 
 
 def _score_as(search: _Search, name: str, routine: DescentRecipe) -> float | None:
-    with as_part(search.whole, name):
+    with as_part(search.whole, name, SCORE):
         return _score(routine, search.store, search.workers)
 
 

@@ -73,6 +73,7 @@ class Running:
         num_steps: T.
         is_reversed: Whether that step was reversed.
         seconds: Since it began.
+        is_run: Whether it is a run with a board of its own, which is shown too.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Running:
     num_steps: int
     is_reversed: bool
     seconds: float
+    is_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Seen:
         best: Place of the best of them; None before the first.
         judge: The split that chooses it.
         choose_by: What is measured there to choose it.
+        noun: What its stages are called.
         is_finished: Whether the run has come to its end.
         parts: Kinds of stages, each with how many are done and how many there will be.
     """
@@ -122,6 +125,7 @@ class Seen:
     is_finished: bool
     parts: tuple[tuple[str, int, int], ...] = ()
     choose_by: str = "loss"
+    noun: str = "stages"
 
     @property
     def work(self) -> str:
@@ -139,7 +143,7 @@ class Seen:
         """Say where the run stands."""
         if self.is_finished:
             cached = f", {self.cached} of them already there" if self.cached else ""
-            return f"Finished: {self.done} stages in {write_duration(self.elapsed)}{cached}."
+            return f"Finished: {self.done} {self.noun} in {write_duration(self.elapsed)}{cached}."
         parts = [self.work]
         if self.left is not None:
             parts.append(f"{about(self.left)} left")
@@ -205,6 +209,7 @@ class _Stage:
     work: Work
     at: float
     meter: Meter | None = None
+    share: "Callable[[], float | None] | None" = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,7 @@ class Course:
         in_seconds: Whether their weights are seconds.
         judge: The split that chooses among them.
         outer: Says what is measured there to choose, and whether the highest is looked for.
+        noun: What its stages are called.
     """
 
     title: str
@@ -224,6 +230,7 @@ class Course:
     in_seconds: bool = False
     judge: str = "validation"
     outer: OuterSettings = field(default_factory=OuterSettings)
+    noun: str = "stages"
 
 
 class Board:
@@ -256,20 +263,28 @@ class Board:
         meter.words = []  # what led to the run is over; from now on it says itself what it is at
         meter.boards.append(self)
 
-    def begin(self, name: str, kind: str, *, meter: Meter | None = None) -> None:
+    def begin(
+        self,
+        name: str,
+        kind: str,
+        *,
+        meter: Meter | None = None,
+        share: Callable[[], float | None] | None = None,
+    ) -> None:
         """Note that a stage begins.
 
         Args:
             name: Of the stage in its run.
             kind: Of stage.
             meter: On which its steps are written; that of the board by default.
+            share: Says which part of it is done, where it is a run with a board of its own.
         """
-        if meter is None:
+        if meter is None and share is None:
             self.meter.restart()
         with self._lock:
             now = self._clock()
             work = self._time.begin(name, kind, now)
-            self._stages[name] = _Stage(name, work, now, meter)
+            self._stages[name] = _Stage(name, work, now, meter, share)
 
     def end(self, name: str, *, cached: bool = False, timed: bool = True) -> None:
         """Note that a stage is done.
@@ -360,6 +375,7 @@ class Board:
                 judge=self._course.judge,
                 is_finished=over,
                 choose_by=self._course.outer.choose_by,
+                noun=self._course.noun,
                 parts=tuple(
                     (part_in_words(kind), done, max(self._expected[kind], done))
                     for kind in dict.fromkeys([*self._expected, *self._done_of])
@@ -369,9 +385,10 @@ class Board:
 
     def _running(self, stage: _Stage, now: float) -> Running:
         meter = stage.meter or self.meter
-        share = stage.work.share(meter.forward, meter.reverse)
+        is_run = stage.share is not None
+        share = stage.share() if stage.share else stage.work.share(meter.forward, meter.reverse)
         self._time.reached(stage.name, share, now)
-        moved = meter.forward + meter.reverse > 0
+        moved = not is_run and meter.forward + meter.reverse > 0
         return Running(
             name=in_words(stage.name, has_outer_steps=self._moves),
             share=share,
@@ -379,4 +396,5 @@ class Board:
             num_steps=meter.num_steps,
             is_reversed=meter.is_reversed,
             seconds=now - stage.at,
+            is_run=is_run,
         )

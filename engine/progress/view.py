@@ -138,7 +138,8 @@ def _stages(seen: Seen, bars: _Bars, clean: Clean) -> "list[rich.console.Rendera
         return [_line(capital(clean(seen.work)), "")]
     inner = "".join(f": {words}" for words in seen.words)
     lines: list[rich.console.RenderableType] = []
-    for stage in seen.running[:_MOST_RUNS]:
+    stages = [each for each in seen.running if not each.is_run]  # runs are drawn by themselves
+    for stage in stages[:_MOST_RUNS]:
         lines.append(_line(capital(clean(f"{stage.name}{inner}")), ""))
         lines.append(bars.bar(stage.share, _step(stage) or clock(stage.seconds), ""))
     return lines
@@ -164,4 +165,4 @@ def _facts(seen: Seen) -> list[str]:
         )
     outer = f"{len(seen.outer)} of {seen.num_outer + 1} models scored · " if seen.num_outer else ""
     cached = f", {seen.cached} of them already there" if seen.cached else ""
-    return [*facts, f"{outer}{seen.done} of {seen.total} stages{cached}"]
+    return [*facts, f"{outer}{seen.done} of {seen.total} {seen.noun}{cached}"]

@@ -9,6 +9,9 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from engine.progress.board import Board, Course
+from engine.progress.meter import Meter, listening
+from engine.progress.names import about
 from tasks.running.artifacts import earlier_artifact
 
 
@@ -62,30 +65,41 @@ class Bar:
 
 
 class Parts:
-    """The bar of a run whose parts are runs of their own.
+    """Where a run stands whose parts are runs of their own: on a board, and in a bar.
 
     Args:
         key: Of its artifact.
-        number: Of the parts that there will be, which count alike.
+        course: Its parts as works, by kinds.
     """
 
-    def __init__(self, key: str, number: int) -> None:
-        self._bar, self._number = Bar(key), number
-        self._percents: list[float] = []
+    def __init__(self, key: str, course: Course) -> None:
+        self.board = Board(course, listening() or Meter())
+        self._bar = Bar(key)
 
-    def begin(self, name: str) -> "Part":
+    def begin(self, name: str, kind: str) -> "Part":
         """Return what a part is told of from its beginning on."""
-        self._percents.append(0.0)
-        return Part(self, len(self._percents) - 1, name)
+        part = Part(self, name)
+        self.board.begin(name, kind, share=part.share)
+        return part
 
-    def told(self, place: int, percent: float, sentence: str) -> None:
-        """Show where a part stands."""
-        self._percents[place] = percent
-        self._bar.show(sum(self._percents) / max(self._number, len(self._percents)), sentence)
+    def end(self, part: "Part") -> None:
+        """Note that a part is done; one that was there already, or failed, is no measure."""
+        seen = None if part.board is None else part.board.seen()
+        is_cached = seen is not None and seen.cached == seen.done
+        timed = seen is not None and seen.is_finished
+        self.board.end(part.name, cached=is_cached, timed=timed)
+
+    def told(self, sentence: str) -> None:
+        """Show where a part stands, and how far all of them are."""
+        seen = self.board.seen()
+        left = "" if seen.left is None else f" All parts: {about(seen.left)} left."
+        self._bar.show(100 * seen.share, sentence + left)
 
     def finish(self) -> None:
         """Show that all of them are done, as fewer may be needed than there could be."""
-        self._bar.show(100.0, f"Finished: {len(self._percents)} parts.")
+        self.board.finish()
+        seen = self.board.seen()
+        self._bar.show(100.0, seen.sentence())
 
 
 class Part:
@@ -93,16 +107,23 @@ class Part:
 
     Args:
         whole: What it is a part of.
-        place: Among those that have begun.
         name: What people call it.
+
+    Attributes:
+        board: Where it stands itself, once it has begun.
     """
 
-    def __init__(self, whole: Parts, place: int, name: str) -> None:
-        self._whole, self._place, self.name = whole, place, name
+    def __init__(self, whole: Parts, name: str) -> None:
+        self._whole, self.name = whole, name
+        self.board: Board | None = None
 
-    def show(self, percent: float, sentence: str) -> None:
+    def share(self) -> float | None:
+        """Return which part of it is done, 0 to 1; None before it has begun."""
+        return None if self.board is None else self.board.seen().share
+
+    def show(self, _percent: float, sentence: str) -> None:
         """Show where it stands."""
-        self._whole.told(self._place, percent, f"{self.name}: {sentence}")
+        self._whole.told(f"{self.name}: {sentence}")
 
 
 _PART: ContextVar[Part | None] = ContextVar("part", default=None)
@@ -114,15 +135,18 @@ def this_part() -> Part | None:
 
 
 @contextmanager
-def as_part(whole: Parts, name: str) -> Iterator[None]:
+def as_part(whole: Parts, name: str, kind: str) -> Iterator[None]:
     """Let the run that is carried out inside the block be a part of another one.
 
     Args:
         whole: The other one.
         name: What people call the part, e.g. what is tried there.
+        kind: Of the part, among the works of the other one.
     """
-    token = _PART.set(whole.begin(name))
+    part = whole.begin(name, kind)
+    token = _PART.set(part)
     try:
         yield
     finally:
         _PART.reset(token)
+    whole.end(part)

@@ -58,7 +58,10 @@ class Progress:
         self.meter = listening() or Meter()
         self.board = Board(course, self.meter)
         self._elsewhere = Elsewhere(Run(recipe, store), self.board) if elsewhere else None
-        self._bar: Shown = this_part() or Bar(f"progress-{run_name(recipe)}")
+        part = this_part()
+        if part is not None:
+            part.board = self.board
+        self._bar: Shown = part or Bar(f"progress-{run_name(recipe)}")
         self._given_up = ""
         self._is_stopped = False
         self._waiting: list[Callable[[], bool]] = []

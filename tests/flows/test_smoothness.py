@@ -21,6 +21,7 @@ from engine.errors import ConfigurationError, NonFiniteError
 from engine.preflight.metasmoothness import draw_direction, shifted
 from engine.preflight.metasmoothness import metasmoothness as measure_directly
 from engine.problems.built import build_problem
+from engine.progress.meter import Meter, heard_by
 from engine.recipes.files import load_recipe, load_to_measure, to_measure, validate_recipe
 from engine.recipes.names import run_name
 from engine.replay.plain_training import evaluate, train
@@ -229,7 +230,13 @@ def test_a_search_writes_a_recipe_that_can_be_run(prefect_server, tmp_path):
         },
     }
 
-    found = smooth_search(validate_recipe(content, "test"), str(tmp_path))
+    meter = Meter()
+    with heard_by(meter):
+        found = smooth_search(validate_recipe(content, "test"), str(tmp_path))
+    whole = meter.boards[0].seen()
+    assert whole.title.startswith("tiny")
+    assert (whole.noun, whole.is_finished, whole.running) == ("parts", True, ())
+    assert len(meter.boards) - 2 <= whole.done <= whole.total == 3 * 4
     chosen = load_recipe(found.recipe_url)
 
     names = [trial.name for trial in found.trials]

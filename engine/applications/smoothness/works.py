@@ -1,5 +1,7 @@
 """What measurements of metasmoothness will do, for whoever says how long they take."""
 
+import math
+
 from engine.planning.expected import Expected
 from engine.preflight.moved import never_around
 from engine.problems.built import build_problem
@@ -43,6 +45,38 @@ def works_of_search(
         works += [*len(rates | {own}) * scored, *moved]
         works += moved if number or own not in rates else []
     return [*works, expected.report()]
+
+
+TRY, SCORE, MATCH = "try", "score", "match"
+"""Kinds of a search's parts: a routine measured at its own rate, trained at another one, and
+measured at the rate that matches."""
+
+
+def search_parts(
+    recipe: SmoothSearchRecipe, expected: Expected, store: str | None = None
+) -> list[Work]:
+    """Return the parts of a search, which are runs of their own, as works.
+
+    What was made in an earlier part weighs nothing: a routine at its own rate, and the baseline at
+    the rate that it matches itself at. The arguments are those of ``works_of_search``.
+    """
+    scored, moved = (
+        math.fsum(work.weight for work in works)
+        for works in (scored_works(expected), _moved(recipe, expected, store))
+    )
+    routines = list(recipe.routines().values())
+    own = [routine.training.learning_rate for routine in routines]
+    tried = [Work(TRY, scored + moved)] * len(routines)
+    scores = [
+        Work(SCORE, 0.0 if rate == mine else scored)
+        for mine in own
+        for rate in recipe.learning_rates
+    ]
+    matched = [
+        Work(MATCH, moved if number or mine not in recipe.learning_rates else 0.0)
+        for number, mine in enumerate(own)
+    ]
+    return [*tried, *scores, *matched, expected.report()]
 
 
 def scored_works(expected: Expected) -> list[Work]:

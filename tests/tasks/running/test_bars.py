@@ -28,37 +28,63 @@ def sent(monkeypatch):
     return made
 
 
-def follow(tmp_path):
+def follow(tmp_path, *, cached=False):
     """Show a run of one stage to its end."""
     course = Course("a run", [Work("train", 12.0, forward=12)])
     with heard_by(Meter()):
         told = progress.Progress(small(), str(tmp_path), course)
         told.look()
+        told.board.begin("train", "train")
+        told.board.end("train", cached=cached)
         told.board.finish()
         told.look()
 
 
+def parts(*weights):
+    """Return where a search stands that has parts of these weights, in seconds."""
+    works = [Work("score", weight) for weight in weights]
+    return bars.Parts("progress-search", Course("a search", works, in_seconds=True, noun="parts"))
+
+
 def test_parts_of_a_search_share_one_bar(sent, tmp_path):
     """A search of six routines left 36 of them behind, none of which said how far it was."""
-    whole = bars.Parts("progress-search", 3)
+    whole = parts(10.0, 20.0, 10.0)
     for name in ("gelu", "gelu, learning rate 0.1"):
-        with bars.as_part(whole, name):
-            follow(tmp_path)
+        with bars.as_part(whole, name, "score"):
+            follow(tmp_path, cached=True)
+    left = whole.board.seen()
     whole.finish()
 
     ((key, shown),) = sent
     percents, sentences = zip(*shown, strict=True)
     assert key == "progress-search"
-    assert percents == (0.0, 33.3, 33.3, 66.7, 100.0)
+    assert percents == pytest.approx((0.0, 25.0, 25.0, 75.0, 100.0), abs=0.1)
     assert [each.partition(":")[0] for each in sentences[:4]] == [
         *["gelu"] * 2,
         *["gelu, learning rate 0.1"] * 2,
     ]
+    assert "All parts: about 40 s left." in sentences[0]
+    # What was found done says nothing of how long the third one takes.
+    assert left.left == pytest.approx(10.0)
+    assert (left.done, left.total, left.cached, left.noun) == (2, 3, 2, "parts")
+    assert sentences[-1].startswith("Finished: 2 parts")
+
+
+def test_a_part_that_fails_is_done_and_measures_nothing(sent, tmp_path):
+    """A training that diverges in its first step would make all others as short."""
+    whole = parts(10.0, 10.0)
+    with bars.as_part(whole, "gelu", "score"), heard_by(Meter()):
+        course = Course("a run", [Work("train", 12.0, forward=12)])
+        progress.Progress(small(), str(tmp_path), course).stops()
+    seen = whole.board.seen()
+
+    assert (seen.done, seen.running) == (1, ())
+    assert seen.left == pytest.approx(10.0)
 
 
 def test_run_by_itself_has_a_bar_by_itself(sent, tmp_path):
     """Also after a search in the same process."""
-    with bars.as_part(bars.Parts("progress-search", 1), "gelu"):
+    with bars.as_part(parts(10.0), "gelu", "score"):
         pass
     follow(tmp_path)
 
