@@ -6,8 +6,8 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from rich.filesize import decimal
 
-from engine.applications.descent.certificate import verify_run
 from engine.applications.kinds import check_recipe, plan_recipe
+from engine.applications.verifying import verify_run
 from engine.errors import UntrustworthyError
 from engine.numerics.process import prepare_cpu
 from engine.planning.forecast import Forecast

@@ -18,12 +18,15 @@ def settings():
     )
 
 
-def forge(store, ref, change):
-    """Change what a stage stored as a forger would: rows, fingerprints, record and digest agree."""
+def forge(store, ref, change, recipe=None):
+    """Change what a stage stored as a forger would: rows, fingerprints, record and digest agree.
+
+    The recipe is that of the stage's run; that of ``settings`` by default.
+    """
     rows, scalars = commits.read_rows(store, ref), commits.read_scalars(store, ref)
     inputs = commits.read_inputs(store, ref)
     commits.discard(store, ref)
-    run = Run(settings(), store)
+    run = Run(recipe or settings(), store)
     made = commits.run_stage(
         STAGES[ref.stage].declared, run, inputs, lambda: (change(rows), scalars)
     )

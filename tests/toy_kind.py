@@ -12,6 +12,11 @@ class Record(FinishedRun):
     answer: int = 42
     kept: list[Ref] = []
 
+    @property
+    def verifiable(self):
+        """Return no: its recipe says that it is a descent, which it is not."""
+        return False
+
     def refs_to_keep(self, store):
         """Return what the test says."""
         return self.kept

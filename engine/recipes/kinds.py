@@ -33,6 +33,8 @@ class Kind:
             ``CheckReport``.
         works: What a run will do, for whoever says how long it takes: a function of a recipe and an
             ``Expected`` that returns works.
+        verify: What ``mgd verify`` makes again: a function of a record, a store and a seed that
+            returns a ``Verified``; None where no part of a run is verified by itself.
     """
 
     recipe: str
@@ -40,6 +42,7 @@ class Kind:
     flow: str
     check: str = "engine.applications.kinds:check_twins"
     works: str = "engine.planning.expected:works_of_descent"
+    verify: str | None = None
 
 
 @cache

@@ -11,8 +11,38 @@ from engine.storage.places import CERTIFICATE, run_folder
 from engine.storage.records import read_model
 
 
-class Certificate(Document):
-    """What was made again of a run, and how it compared."""
+class Verified(Document):
+    """What was drawn of a run and made again, and how it compared."""
+
+    segment: Segment
+    """Steps that were made again."""
+
+    outer_step: int | None = None
+    """n, whose segment was made again, and whose metagradient was compared; none where nothing
+    moves."""
+
+    query: int | None = None
+    """Of an attribution, the query whose metagradient was compared."""
+
+    basis_direction: int | None = None
+    """Of an attribution by a basis, the direction whose metagradient was compared."""
+
+    checks: list[Check]
+    """One for the bits of each part that was made again, and one or two for the difference."""
+
+    def sentence(self) -> str:
+        """Say what was made again."""
+        where = "the training" if self.outer_step is None else f"outer step {self.outer_step}"
+        steps = f"Steps {self.segment.start} to {self.segment.stop - 1} of {where}"
+        compared = {"query": self.query, "direction": self.basis_direction}
+        of = [f"{what} {number}" for what, number in compared.items() if number is not None]
+        if not of:
+            return f"{steps} were made again, and its metagradient compared with trainings."
+        return f"{steps} were made again, and the metagradient of {of[0]} compared with trainings."
+
+
+class Certificate(Verified):
+    """What was made again of a run, by whom and when."""
 
     run: str
     """Name of the run."""
@@ -24,16 +54,7 @@ class Certificate(Document):
     """UTC, ISO 8601."""
 
     seed: int
-    """Seeds the choice of outer step, segment and direction."""
-
-    outer_step: int
-    """n, whose metagradient was compared."""
-
-    segment: Segment
-    """Steps that were trained and reversed again."""
-
-    checks: list[Check]
-    """One for the bits of the training, of the reverse sweep, and one for the difference."""
+    """Seeds the choice of what was made again, and the direction of the difference."""
 
     environment: dict[str, Any]
     """Where it was made."""
@@ -45,3 +66,25 @@ def read_certificate(store: str, run: str) -> Certificate | None:
         return read_model(join(run_folder(store, run), CERTIFICATE), Certificate)
     except CheckpointMissingError:
         return None
+
+
+def how_verified(run: str, *, in_parts: bool) -> str:
+    """Say how a finished run that has no certificate is verified.
+
+    Args:
+        run: Its name.
+        in_parts: Whether ``mgd verify`` can make parts of it again.
+    """
+    if in_parts:
+        return (
+            f"Not verified yet: mgd verify {run} makes a random part of it again and compares the "
+            "bits, and a metagradient with a central difference."
+        )
+    return f"No part of it is verified by itself. {BY_ALL_OF_IT}"
+
+
+BY_ALL_OF_IT = (
+    "Made again in an empty store, by the command that its report has under How to repeat it, it "
+    "has stages of the same bits where both run.json have the same `content`."
+)
+"""How a run is verified of which nothing can be made again by itself."""

@@ -48,7 +48,7 @@ class Ending(Document):
     """Files that are in the run's folder from its end on, beside its report."""
 
     verifiable: bool = False
-    """Whether it has metagradients that ``mgd verify`` can make again."""
+    """Whether ``mgd verify`` can make parts of it again."""
 
 
 class Outline(Document):

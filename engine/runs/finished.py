@@ -14,6 +14,7 @@ from engine.errors import CheckpointCorruptError, CheckpointMissingError, Config
 from engine.numerics.environment import machine
 from engine.preflight.verdict import CheckReport
 from engine.recipes.descent import DescentRecipe
+from engine.recipes.kinds import kinds
 from engine.recipes.names import run_name
 from engine.reports.curves import Curve, numbers_in
 from engine.reports.page import REPORT
@@ -36,9 +37,6 @@ class FinishedRun(Outline):
 
     bulky: ClassVar[frozenset[str]] = frozenset()
     """Kinds of stages whose states only repeat or continue the run; all others are kept."""
-
-    verifiable: ClassVar[bool] = False
-    """Whether it has metagradients that ``mgd verify`` can make again."""
 
     recipe: DescentRecipe
     """The settings that made it."""
@@ -145,6 +143,11 @@ class FinishedRun(Outline):
             each.label: f"{each.value} ({each.note})" if each.note else each.value
             for each in self.numbers()
         }
+
+    @property
+    def verifiable(self) -> bool:
+        """Whether ``mgd verify`` can make parts of it again."""
+        return kinds()[self.recipe.kind].verify is not None
 
     @property
     def nothing_computed(self) -> bool:

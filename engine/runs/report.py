@@ -28,7 +28,7 @@ from engine.recipes.titles import run_title
 from engine.reports.sections import Page, Section, Table
 from engine.reports.settings_rows import all_rows, changed_rows, written
 from engine.reports.units import write_duration, write_found
-from engine.runs.certificates import Certificate, read_certificate
+from engine.runs.certificates import Certificate, how_verified, read_certificate
 from engine.runs.finished import FinishedRun
 from engine.runs.overview import overview
 from engine.runs.predicted import compare
@@ -171,15 +171,11 @@ def trust(record: FinishedRun, certificate: Certificate | None) -> Section:
     if certificate is not None:
         lines.append(
             f"Verified at {certificate.made[:16].replace('T', ' ')} UTC with seed "
-            f"{certificate.seed}: {certificate.verdict}. Steps {certificate.segment.start} to "
-            f"{certificate.segment.stop} of outer step {certificate.outer_step} were made again."
+            f"{certificate.seed}: {certificate.verdict}. {certificate.sentence()}"
         )
         lines += [_said(each) for each in certificate.checks]
-    elif record.verifiable:
-        lines.append(
-            f"Not verified yet: mgd verify {record.run} makes a random part of it again and "
-            "compares the bits, and a metagradient with a central difference."
-        )
+    else:
+        lines.append(how_verified(record.run, in_parts=record.verifiable))
     if record.checks is None or not record.checks.checks:
         return Section(TRUST, ["No preflight belongs to this kind of run."], lines)
     notes, chips = tried(record.checks)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from engine.applications.descent.certificate import verify_run
 from engine.applications.kinds import check_recipe
+from engine.applications.verifying import verify_run
 from engine.numerics.process import keep_freed_memory
 from engine.preflight.verdict import Check, Verdict
 from engine.recipes.files import Recipe

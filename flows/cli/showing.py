@@ -10,7 +10,7 @@ from engine.planning.forecast import Forecast
 from engine.recipes.replay import ReplaySettings, VjpMode
 from engine.reports.page import REPORT
 from engine.reports.units import write_duration
-from engine.runs.certificates import Certificate, read_certificate
+from engine.runs.certificates import Certificate, how_verified, read_certificate
 from engine.runs.clean_plan import CleanReport, Freed
 from engine.runs.endings import Ending, read_ending
 from engine.runs.outer_steps import outer_steps
@@ -135,9 +135,10 @@ def _tell_what_is_kept(
 ) -> None:
     """Print whether a finished run was verified, and where its report is."""
     if certificate is not None:
-        tell(f"Verified at {_minute(certificate.made)}: {certificate.verdict}.")
-    elif ending.verifiable:
-        tell(f"Not verified yet: `mgd verify {name}`")
+        told = f"Verified at {_minute(certificate.made)}: {certificate.verdict}."
+        tell(f"{told} {certificate.sentence()}")
+    else:
+        tell(how_verified(name, in_parts=ending.verifiable))
     if REPORT in list_files(run_folder(store, name)):
         tell(f"Report: {run_file(store, name, REPORT)} (`mgd open {name}`)")
     else:  # it was stopped while that was written

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 
-from engine.applications.descent import certificate as verify
 from engine.applications.descent import record as runs
+from engine.applications.descent.certificate import seeded_output
+from engine.applications.made_again.stages import read_segment
 from engine.errors import CheckpointMissingError
 from engine.planning.forecast import read_forecast
 from engine.preflight.verdict import CheckReport
@@ -73,7 +74,7 @@ def _verify(store: str, run: str) -> None:
         if iterate.gradient is None:
             continue
         for reverse in commits.lineage(store, iterate.gradient, "adjoint"):
-            verify.read_segment(store, reverse)
+            read_segment(store, reverse)
             for name in ("value", "start", "end", "adjoint"):
                 each = commits.read_input(store, reverse, name)
                 if each is not None:
@@ -82,7 +83,7 @@ def _verify(store: str, run: str) -> None:
                             commits.committed_folder(store, each),
                             commits.committed_folder(scratch, each),
                         )
-        verify._output(store, iterate.gradient)
+        seeded_output(store, iterate.gradient)
         commits.read_rows(store, iterate.gradient)
         commits.find(iterate.gradient.stage, iterate.gradient.key, store)
 

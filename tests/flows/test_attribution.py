@@ -10,7 +10,6 @@ import engine
 from engine.applications.attribution.record import OWN
 from engine.applications.attribution.scores import query_outputs
 from engine.applications.attribution.works import subsets
-from engine.applications.descent.certificate import verify_run
 from engine.errors import ConfigurationError
 from engine.problems.built import build_problem
 from engine.recipes.files import validate_recipe
@@ -165,15 +164,6 @@ def test_an_opened_attribution_has_numbers_and_scores_by_query(record, recipe):
         run.scores["query_3"]
     assert "3 queries, 60 examples" in repr(run.scores)
     assert "query_0" in run.scores._repr_html_()
-
-
-@pytest.mark.slow
-def test_what_verify_says_of_an_attribution_is_true(record):
-    """It has metagradients, those of its queries; and there is a way to make them again."""
-    found, store = record
-
-    with pytest.raises(ConfigurationError, match="make all of it again in an empty store"):
-        verify_run(store, found.run)
 
 
 def test_a_group_of_subsets_is_never_larger_than_asked_for(recipe):

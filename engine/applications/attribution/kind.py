@@ -9,5 +9,6 @@ KINDS = {
         flow="flows.attribution:attribution",
         check="engine.applications.attribution.stages:preflight",
         works="engine.applications.attribution.works:works",
+        verify="engine.applications.attribution.certificate:verify",
     )
 }

@@ -7,5 +7,6 @@ KINDS = {
         recipe="engine.recipes.descent:DescentRecipe",
         record="engine.applications.descent.record:RunRecord",
         flow="flows.descent:descent",
+        verify="engine.applications.descent.certificate:verify",
     )
 }

@@ -74,7 +74,6 @@ class RunRecord(Comparisons, FinishedRun):
     """Everything that ``mgd show`` and ``mgd run --json`` say about a finished descent."""
 
     bulky = frozenset({"train", "seed", "reverse", "replay"})
-    verifiable = True
 
     recipe: DescentRecipe
     """The settings that made it."""

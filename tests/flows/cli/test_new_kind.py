@@ -84,7 +84,8 @@ def test_it_is_cleaned_to_what_it_keeps(store, tmp_path):
 
 
 def test_it_is_not_offered_for_verification(store):
-    """Its record says that there is no metagradient; nobody asks for its name."""
+    """Its kind brings nothing that makes parts of it again, and what verifies it is said."""
     shown = cli.invoke(app, ["show", RUN, "--store", store]).stdout
 
-    assert "Not verified yet" not in shown
+    assert "mgd verify" not in shown
+    assert "Made again in an empty store" in " ".join(shown.split())

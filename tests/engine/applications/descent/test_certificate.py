@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from engine.applications.descent.certificate import verify_run
+from engine.applications.verifying import verify_run
 from engine.errors import CheckpointCorruptError, ConfigurationError
 from engine.preflight.verdict import Verdict
 from engine.problems.segments import segments

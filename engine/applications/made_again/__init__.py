@@ -1,0 +1,1 @@
+"""Parts of finished runs made again, and what came of it: what certificates are made of."""

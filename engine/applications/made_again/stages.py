@@ -1,0 +1,142 @@
+"""A stage of a finished run made again in an empty store, and compared bit for bit."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from engine.errors import CheckpointCorruptError, ReplayMismatchError
+from engine.numerics.environment import likely_cause, machine
+from engine.numerics.fingerprint import difference
+from engine.preflight.verdict import Check, Verdict
+from engine.recipes.descent import DescentRecipe
+from engine.runs.finished import FinishedRun
+from engine.schedules.segments import Segment
+from engine.stages.commits import (
+    committed_folder,
+    find,
+    read_input,
+    read_inputs,
+    read_rows,
+)
+from engine.stages.keys import engine_version, run_environment
+from engine.stages.references import Ref
+from engine.stages.run import Run
+from engine.stages.training import train_segment
+from engine.storage.location import copy_folder
+from engine.storage.records import understood
+
+_REMEDY = "Verify where the run was made, or run it again here with another --store."
+
+
+def read_segment(store: str, ref: Ref) -> Segment:
+    """Return the steps that a stage has trained or reversed.
+
+    Raises:
+        StoreError: If its record is missing or damaged.
+    """
+    given = read_inputs(store, ref)["segment"]
+    return understood(f"{store} ({ref.stage} {ref.key[:8]})", given, Segment)
+
+
+def here(recipe: DescentRecipe) -> dict[str, Any]:
+    """Return what the bits of a certificate depend on besides the recipe."""
+    return {"engine": engine_version(), **run_environment(recipe), **machine()}
+
+
+def make_training_again(record: FinishedRun, store: str, end: Ref) -> Check:
+    """Train the segment that a stage has trained again, from its start.
+
+    Raises:
+        StoreError: If what it was made from is missing or damaged.
+    """
+    value, start = (read_input(store, end, name) for name in ("value", "start"))
+    if value is None:
+        raise untold(end)
+    segment, recipe = read_segment(store, end), record.recipe.descent
+    return make_again(
+        record,
+        store,
+        end,
+        [value, start],
+        lambda scratch: train_segment(Run(recipe, scratch), segment, value, start),
+        name="train-segment",
+        what=f"{written(segment)}, trained again,",
+    )
+
+
+def written(segment: Segment) -> str:
+    """Write which steps a segment has."""
+    return f"Steps {segment.start} to {segment.stop - 1}"
+
+
+def untold(ref: Ref) -> CheckpointCorruptError:
+    """Return the error for a stage whose record lacks an input."""
+    return CheckpointCorruptError(
+        f"The record of {ref.stage} {ref.key[:8]} does not say what it was made from. "
+        "Run the stage again."
+    )
+
+
+def make_again(  # noqa: PLR0913 (what a stage is made from, and what is said of it)
+    record: FinishedRun,
+    store: str,
+    ref: Ref,
+    inputs: Sequence[Ref | None],
+    make: Callable[[str], Ref],
+    *,
+    name: str,
+    what: str,
+) -> Check:
+    """Make a stage again in a store that holds its inputs only, and compare all bits.
+
+    Args:
+        record: Of the run.
+        store: fsspec URL of its store.
+        ref: The stage.
+        inputs: The stages that it reads.
+        make: Makes it in another store.
+        name: Of the check.
+        what: What was made again, the beginning of a sentence.
+
+    Raises:
+        StoreError: If an input, or what the stage made, is missing or damaged.
+    """
+    with tempfile.TemporaryDirectory(prefix="mgd-verify-") as scratch:
+        for each in inputs:
+            if each is not None:
+                copy_folder(committed_folder(store, each), committed_folder(scratch, each))
+        try:
+            again = make(scratch)
+        except ReplayMismatchError as error:
+            return _refused(name, None, str(error))
+        return _compared(record, store, ref, scratch, again, name, what)
+
+
+def _compared(  # noqa: PLR0913 (both sides of a comparison)
+    record: FinishedRun, store: str, ref: Ref, scratch: str, again: Ref, name: str, what: str
+) -> Check:
+    stored = find(ref.stage, ref.key, store)  # with its own digest made anew from every bit
+    if stored is None:
+        raise CheckpointCorruptError(
+            f"What {ref.stage} {ref.key[:8]} made is damaged, so it cannot be compared. "
+            "`mgd resume` makes it again."
+        )
+    if again.content == ref.content == stored.content:
+        cause = f"{what} gave the same bits."
+        return Check(name=name, limit=0, value=0, verdict=Verdict.PASS, cause=cause)
+    before, after = read_rows(store, ref), read_rows(scratch, again)
+    found = {row: difference(each, after[row]) for row, each in before.items()}
+    places = [(row, each) for row, each in found.items() if each is not None]
+    reason = likely_cause(record.environment, here(record.recipe.descent))
+    if not places:
+        cause = f"{what} gave the same states and other recorded numbers. {reason}"
+        return _refused(name, 1.0, cause)
+    row, (index, old, new) = places[0]
+    cause = f"{what} gave other bits: element {index} of {row} was {old} and is {new} now. {reason}"
+    return _refused(name, float(len(places)), cause)
+
+
+def _refused(name: str, value: float | None, cause: str) -> Check:
+    return Check(
+        name=name, value=value, limit=0, verdict=Verdict.REFUSE, cause=cause, remedy=_REMEDY
+    )
