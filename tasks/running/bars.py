@@ -121,8 +121,9 @@ class Part:
         """Return which part of it is done, 0 to 1; None before it has begun."""
         return None if self.board is None else self.board.seen().share
 
-    def show(self, _percent: float, sentence: str) -> None:
+    def show(self, percent: float, sentence: str) -> None:
         """Show where it stands."""
+        del percent  # the board has it
         self._whole.told(f"{self.name}: {sentence}")
 
 
