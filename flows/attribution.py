@@ -10,10 +10,10 @@ from engine.applications.attribution.works import subsets, works
 from engine.preflight.verdict import CheckReport
 from engine.problems.segments import first_step, segments
 from engine.recipes.attribution import AttributionBaseline, AttributionRecipe, AttributionSettings
+from engine.recipes.forms.fields import filled_in
 from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
-from flows.parts.form import taken_from_form
 from flows.parts.naming import flow_run_name
 from flows.parts.opening import opened
 from flows.parts.sent import Arguments
@@ -50,9 +50,8 @@ def attribution(  # noqa: PLR0913 (the fields of its form)
         device: In place of ``training.device``.
         max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe = taken_from_form(
+    recipe = filled_in(
         recipe,
-        store,
         settings,
         arguments,
         queries=queries,

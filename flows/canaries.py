@@ -9,10 +9,10 @@ from engine.applications.canaries.record import BEFORE, OWN, WRONG, CanariesReco
 from engine.applications.canaries.stages import CanarySet
 from engine.applications.canaries.works import works
 from engine.recipes.canaries import CanariesRecipe
+from engine.recipes.forms.fields import filled_in
 from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
-from flows.parts.form import taken_from_form
 from flows.parts.naming import flow_run_name
 from flows.parts.opening import opened
 from flows.parts.sent import Arguments
@@ -49,9 +49,8 @@ def canaries(  # noqa: PLR0913 (the fields of its form)
         device: In place of ``training.device``.
         max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe = taken_from_form(
+    recipe = filled_in(
         recipe,
-        store,
         settings,
         arguments,
         canaries=canaries,

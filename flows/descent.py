@@ -11,9 +11,9 @@ from engine.applications.descent.record import RunRecord
 from engine.planning.expected import descent_works
 from engine.problems.segments import first_step, segments
 from engine.recipes.descent import DescentRecipe
+from engine.recipes.forms.fields import filled_in
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.comparisons import compare
-from flows.parts.form import taken_from_form
 from flows.parts.naming import flow_run_name
 from flows.parts.opening import opened
 from flows.parts.sent import Arguments
@@ -49,9 +49,8 @@ def descent(  # noqa: PLR0913 (the fields of its form)
         device: In place of ``training.device``.
         max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe = taken_from_form(
+    recipe = filled_in(
         recipe,
-        store,
         settings,
         arguments,
         outer_steps=outer_steps,

@@ -9,12 +9,12 @@ from engine.applications.smoothness.record import SmoothnessRecord, Trained
 from engine.applications.smoothness.stages import Shift
 from engine.applications.smoothness.works import works
 from engine.problems.segments import segments
+from engine.recipes.forms.fields import filled_in
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothnessSettings
 from engine.recipes.training import Retraining
 from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
-from flows.parts.form import taken_from_form
 from flows.parts.naming import flow_run_name
 from flows.parts.opening import opened
 from flows.parts.sent import Arguments
@@ -49,9 +49,8 @@ def metasmoothness(  # noqa: PLR0913 (the fields of its form)
         device: In place of ``training.device``.
         max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe = taken_from_form(
+    recipe = filled_in(
         recipe,
-        store,
         settings,
         arguments,
         directions=directions,

@@ -30,13 +30,13 @@ from engine.problems.segments import segments
 from engine.progress.board import Course
 from engine.progress.time_left import REPORT
 from engine.recipes.descent import DescentRecipe
+from engine.recipes.forms.fields import filled_in
 from engine.recipes.names import run_name
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate
 from engine.recipes.titles import run_title
 from engine.stages.commits import read_scalars
 from engine.storage.location import StoreUrl, absolute
 from flows.metasmoothness import measure
-from flows.parts.form import taken_from_form
 from flows.parts.naming import flow_run_name
 from flows.parts.opening import opened
 from flows.parts.sent import Arguments
@@ -70,8 +70,8 @@ def smooth_search(  # noqa: PLR0913 (the fields of its form)
         device: In place of ``training.device``.
         max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe = taken_from_form(
-        recipe, store, settings, arguments, seed=seed, device=device, max_seconds=max_seconds
+    recipe = filled_in(
+        recipe, settings, arguments, seed=seed, device=device, max_seconds=max_seconds
     )
     store = absolute(store)
     started = datetime.now(UTC).isoformat()

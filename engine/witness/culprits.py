@@ -30,9 +30,10 @@ _HELD = (
 """The remedy for what was cut out of the graph."""
 
 _OWN = (
-    "Write its backward pass with differentiable operations of ctx.saved_tensors and of the "
-    "gradients that it is given: without detach(), without autograd.grad() of what was detached "
-    "before, and without a forward pass that writes into its input"
+    "Write its backward pass with differentiable operations of the gradients that it is given and "
+    "of ctx.saved_tensors, which are inputs or outputs of the forward pass: what it computed "
+    "between them has no graph. And without detach(), and without autograd.grad() of what was "
+    "detached before"
 )
 """The remedy for a backward pass that somebody wrote."""
 

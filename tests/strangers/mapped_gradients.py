@@ -264,10 +264,6 @@ SOUND = {
 """Right: a product with the derivative of a gradient sees the value alone."""
 
 REFUSED = {
-    "mapped gradient: written into": (
-        Variant(lambda: Through(lambda h: IntoItself.apply(1 * h)).double()),
-        "derivative.*custom function IntoItself",
-    ),
     "mapped gradient: a node's hook": (
         Variant(lambda: Through(by_a_node).double()),
         "derivative.*grad_fn.register_hook",

@@ -1,6 +1,7 @@
 """Cells of a table as numbers. The training rows decide how a column is read in every split."""
 
 import datetime
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ import numpy as np
 
 from engine.errors import DataError
 from engine.secret_urls import beginning
+
+_logger = logging.getLogger(__name__)
 
 _MOST_VALUES = 50
 """Most different words of a column that become one column each."""
@@ -97,6 +100,7 @@ def fitted(name: str, values: Sequence[Any]) -> Column:
     if not np.isfinite(numbers).all():
         strange = known[int(np.flatnonzero(~np.isfinite(numbers))[0])]
         raise DataError(f"The column {name!r} holds {_no_number(strange)}")
+    _tell_of_digits(name, known)
     with np.errstate(over="ignore", invalid="ignore"):
         mean, spread = float(numbers.mean()), float(numbers.std()) or 1.0
     if not (math.isfinite(mean) and math.isfinite(spread)):
@@ -106,6 +110,18 @@ def fitted(name: str, values: Sequence[Any]) -> Column:
         )
     is_day = all(type(value) is datetime.date for value in known)
     return Column(name, (), mean, spread, len(known) < len(values), is_day)
+
+
+def _tell_of_digits(name: str, known: Sequence[Any]) -> None:
+    """Say that whole numbers have more digits than a number to compute with holds."""
+    lost = [value for value in known if type(value) is int and int(float(value)) != value]
+    if lost:
+        _logger.warning(
+            f"The column {name!r} holds whole numbers beyond 2**53, of which {len(lost)} lose "
+            f"their last digits as numbers to learn from: {lost[0]} becomes {int(float(lost[0]))}. "
+            "If rows are called by it, set names to it; if it is a code, write it as a word; if "
+            "small differences count, subtract a constant."
+        )
 
 
 def _instead_of_words(name: str, words: Sequence[str]) -> str:

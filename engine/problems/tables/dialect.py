@@ -1,5 +1,6 @@
 """The dialect of a CSV file: the separator of its columns, quotation marks and decimal marks."""
 
+import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -13,6 +14,63 @@ _NUMBER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+)(?:,\d+)?(?:[eE][+-]?\d+)
 
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+")
 """A number that is a fraction where points are decimal, and whole where they part thousands."""
+
+
+_SAID = re.compile(r'\A\s*"?sep=(.)"?[,;\t|]*(?=\r|\n|\Z)', re.IGNORECASE)
+"""The line before the heading by which spreadsheets tell each other the separator."""
+
+
+def refuse_json(text: str, what: str) -> None:
+    """Refuse JSON, which would be a table with strange names for columns.
+
+    Args:
+        text: The whole file.
+        what: As it is called in messages.
+
+    Raises:
+        DataError: If its first line is a record or a list of JSON, or begins one.
+    """
+    first = text.lstrip()[:_LONGEST].partition("\n")[0].strip()
+    if first[:1] not in ("{", "["):
+        return
+    if first not in ("{", "[", "[{"):
+        try:
+            json.loads(first.rstrip(","))
+        except (ValueError, RecursionError):
+            return
+    raise DataError(
+        f"{what} is JSON and no table. Save it as CSV or Parquet, e.g. with pandas: "
+        "read_json(FILE, lines=True).to_parquet(OTHER), without lines=True if it is one list."
+    )
+
+
+_LONGEST = 2**20
+"""Characters of a first line that are looked at."""
+
+
+def without_said(text: str, what: str) -> tuple[str, str | None]:
+    """Return a text without a first line such as ``sep=;``, and the separator that it names.
+
+    Args:
+        text: The whole file.
+        what: As it is called in messages.
+
+    Returns:
+        The text with an empty line in its place, so that lines have their numbers; and None where
+        there is no such line.
+
+    Raises:
+        DataError: If it names what separates no columns here.
+    """
+    said = _SAID.match(text)
+    if said is None:
+        return text, None
+    if said[1] not in SEPARATORS:
+        raise DataError(
+            f"{what} says that its columns are separated by {said[1]!r}. Save it with one of a "
+            "comma, a semicolon, a tab and a bar."
+        )
+    return text[said.end() :], said[1]
 
 
 def found_separator(text: str) -> str:

@@ -11,7 +11,13 @@ import numpy as np
 from engine.errors import ConfigurationError, DataError
 from engine.extras import install
 from engine.problems.bounded import npz_arrays, parquet_columns, refuse_twice
-from engine.problems.tables.dialect import check_quotes, decimal_commas, found_separator
+from engine.problems.tables.dialect import (
+    check_quotes,
+    decimal_commas,
+    found_separator,
+    refuse_json,
+    without_said,
+)
 from engine.storage.content import BOMB_BYTES, BOMB_RATIO, decoded, unpacked
 from engine.storage.reading import read_data
 
@@ -31,7 +37,7 @@ def read_table(
 
     What the file is, also whether it is compressed, is seen by its content. CSV is text in UTF-8,
     or as its mark of byte order says, with columns separated by what its first line has most of: a
-    comma, a semicolon, a tab or a bar.
+    comma, a semicolon, a tab or a bar; or by what a line such as ``sep=;`` before it says.
 
     Args:
         url: Path or fsspec URL.
@@ -69,7 +75,9 @@ def read_table(
 
 def _csv(text: str, arrow: Any, what: str, texts: bool | Collection[str]) -> dict[str, list[Any]]:  # noqa: ANN401 (a module)
     library = import_module("pyarrow.csv")
-    separator = found_separator(text)
+    refuse_json(text, what)
+    text, said = without_said(text, what)
+    separator = said or found_separator(text)
     check_quotes(text, separator, what)
     _check_width(text, separator, what)
     parsed = library.ParseOptions(delimiter=separator, newlines_in_values=True)

@@ -8,13 +8,14 @@ product with the derivative of that gradient therefore ignores it. Custom functi
 ``engine.routine.module.backward``.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as _module
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import seeded
@@ -93,6 +94,8 @@ def hooks_draw(hooks: Hooks, layout: Layout, gradient: Tensor) -> bool:
 
 
 _torch_hook = Tensor.register_hook
+_calling: Any = _module
+_TorchHook: Any = _calling.BackwardHook  # by the name that a call of a module reads
 
 
 def _in_gradients(hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -109,8 +112,24 @@ def _register_hook(self: Tensor, hook: Hook) -> Any:  # noqa: ANN401 (torch's ha
     return _torch_hook(self, _in_gradients(hook))
 
 
+class _BackwardHook(_TorchHook):
+    """Takes the place of what torch makes of the backward hooks of a module, when it calls one."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        hooks: Sequence[Callable[..., Any]],
+        before: Sequence[Callable[..., Any]],
+    ) -> None:
+        super().__init__(module, [*map(_in_gradients, hooks)], [*map(_in_gradients, before)])
+
+
 class hooks_of_gradients(AbstractContextManager[None]):
-    """Let products pass by the hooks of tensors that are registered inside the block."""
+    """Let products pass by the hooks of tensors and modules inside the block.
+
+    Those of tensors that are registered there, and those of modules that are called there, whoever
+    registered them when; hooks of all modules are among them.
+    """
 
     def __init__(self) -> None:
         self._is_outermost = False
@@ -119,23 +138,26 @@ class hooks_of_gradients(AbstractContextManager[None]):
         self._is_outermost = Tensor.register_hook is _torch_hook
         if self._is_outermost:
             Tensor.register_hook = _register_hook  # pyright: ignore[reportAttributeAccessIssue] (a method of torch's)
+            _calling.BackwardHook = _BackwardHook
 
     def __exit__(self, *_: object) -> None:
         if self._is_outermost:
             Tensor.register_hook = _torch_hook
+            _calling.BackwardHook = _TorchHook
 
 
 def backward_hooks(model: nn.Module) -> Callable[[], AbstractContextManager[Any]] | None:
-    """Return what lets products pass by the backward hooks of modules; None if there are none.
+    """Return what lets products pass by hooks of ``register_backward_hook``; None without any.
+
+    Those of ``register_full_backward_hook`` are met where torch calls the module.
 
     Args:
         model: The run's own copy of the user's module.
     """
     held = [
-        hooks
+        module._backward_hooks
         for module in model.modules()
-        for hooks in (module._backward_hooks, module._backward_pre_hooks)
-        if hooks
+        if module._backward_hooks and not module._is_full_backward_hook
     ]
     return partial(_passed_by, held) if held else None
 

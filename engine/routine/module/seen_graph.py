@@ -8,7 +8,6 @@ gets the answer that torch would give without the engine.
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -81,25 +80,40 @@ def answer(func: object, tensor: Tensor, seen: SeenGraph) -> Any:  # noqa: ANN40
     return tensor.grad_fn if flows else None
 
 
-_torch_apply = Function.__dict__["apply"].__func__
+# What ``Function.apply`` calls.
+_AppliedBy: Any = torch.autograd.function._SingleLevelFunction
 
 
-def functions_stopped(
-    is_off: Callable[[], bool], stopped: Callable[[Any], Any]
-) -> AbstractContextManager[Any]:
+class functions_stopped(AbstractContextManager[None]):
     """Hold constant what custom functions are given, where the module wants no graph.
+
+    Below ``Function.apply``, because people keep that under a name of their own.
 
     Args:
         is_off: Says whether it wants none now.
         stopped: Holds a tensor constant, and returns anything else as it is.
     """
 
-    def apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as torch's)
-        if is_off() and not is_stopping(function):
-            args, kwargs = tree_map(stopped, args), tree_map(stopped, kwargs)
-        return _torch_apply(function, *args, **kwargs)
+    def __init__(self, is_off: Callable[[], bool], stopped: Callable[[Any], Any]) -> None:
+        self._is_off, self._stopped, self._outer = is_off, stopped, None
 
-    return mock.patch.object(Function, "apply", classmethod(apply))
+    def __enter__(self) -> None:
+        outer = self._outer = vars(_AppliedBy).get("apply")
+
+        def apply(function: type[Function], *args: Any) -> Any:  # noqa: ANN401 (as torch's)
+            if self._is_off() and not is_stopping(function):
+                args = tree_map(self._stopped, args)
+            if outer is None:
+                return super(_AppliedBy, function).apply(*args)
+            return outer.__func__(function, *args)
+
+        _AppliedBy.apply = classmethod(apply)
+
+    def __exit__(self, *_: object) -> None:
+        if self._outer is None:
+            del _AppliedBy.apply
+        else:
+            _AppliedBy.apply = self._outer
 
 
 def copied_values(data: Any, stopped: Any) -> Tensor | None:  # noqa: ANN401 (what tensor() takes)

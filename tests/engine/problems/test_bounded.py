@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from engine.errors import DataError
-from engine.problems.bounded import python_size
+from engine.problems.bounded import open_parquet, python_size
 from engine.problems.pairs.shards import read_files
 from engine.problems.tables.files import read_table
 from engine.recipes.arguments.pairs import ContrastiveSettings
@@ -57,6 +57,17 @@ def test_a_column_that_unpacks_to_gigabytes_is_refused(name, tmp_path):
 
     with pytest.raises(DataError, match="unpacks to over"):
         read_table(str(path), "train")
+
+
+@pytest.mark.parametrize("name", ["nothing in a list", "zeros in a list"])
+def test_values_are_counted_by_what_a_file_says_of_itself(name, tmp_path):
+    """Before a row is read: they take no bytes, not even unpacked, and fill a memory as values."""
+    path = written(tmp_path / "t.parquet", a=BOMBS[name]())
+    column = parquet.ParquetFile(path).metadata.row_group(0).column(0)
+    assert column.total_uncompressed_size < 100_000
+
+    with pytest.raises(DataError, match="unpacks to over"):
+        open_parquet(arrow.BufferReader(path.read_bytes()), "The table")
 
 
 @pytest.mark.parametrize("column", ["image", "caption"])

@@ -11,6 +11,7 @@ from tests.strangers import (
     carried_more,
     complexes,
     held_constant,
+    judged,
     mapped_gradients,
     modes,
     own_backward,
@@ -37,6 +38,7 @@ SOUND = {
     **sound_more.SOUND,
     **mapped_gradients.SOUND,
     **own_backward.SOUND,
+    **judged.SOUND,
     **held_constant.SOUND,
 }
 ALWAYS = {
@@ -83,6 +85,7 @@ ALWAYS = {
     "own backward: reversal in a checkpoint",
     "own backward: a detached gradient",
     "own backward: marked once_differentiable",
+    *judged.SOUND,
     "mapped gradient: reversal",
     "mapped gradient: hook that clips",
     "mapped gradient: a node's hook",

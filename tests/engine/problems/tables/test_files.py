@@ -13,8 +13,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from engine.errors import EngineError
+from engine.errors import DataError, EngineError
 from engine.problems.built import build_problem
+from engine.problems.tables.cells import fitted
 from engine.problems.tables.files import read_table
 from engine.recipes.files import validate_recipe
 
@@ -295,3 +296,57 @@ def test_times_without_a_zone_are_the_same_on_every_machine(tmp_path):
         time.tzset()
 
     assert found[0].equal(found[1])
+
+
+JSON = {
+    "lines": '{"size": 1.5, "y": "yes"}\n{"size": 2.5, "y": "no"}\n',
+    "one list": '[{"size": 1.5, "y": "yes"}, {"size": 2.5, "y": "no"}]',
+    "lists in lines": '["size", "y"]\n[1.5, "yes"]\n',
+    "over several lines": '[\n  {"size": 1.5, "y": "yes"},\n  {"size": 2.5, "y": "no"}\n]\n',
+    "one record": '{\n  "size": [1.5, 2.5]\n}\n',
+    "columns": '\ufeff{"size": {"0": 1.5, "1": 2.5}}',
+}
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_json_is_no_table(name, tmp_path):
+    """It became columns called {"size": 1.5 and the like."""
+    (tmp_path / "t.csv").write_text(JSON[name], encoding="utf-8")
+
+    with pytest.raises(DataError, match=r"is JSON and no table.*read_json"):
+        read_table(str(tmp_path / "t.csv"), "train")
+
+
+def test_names_of_columns_may_have_brackets(tmp_path):
+    """As units and intervals do."""
+    (tmp_path / "t.csv").write_text("[size],{colour}\n1.5,blue\n")
+
+    assert read_table(str(tmp_path / "t.csv"), "train") == {"[size]": [1.5], "{colour}": ["blue"]}
+
+
+@pytest.mark.parametrize("said", ["sep=;\n", "sep=;\r\n", '"sep=;"\n', "SEP=;\n", "sep=;;;\n"])
+def test_the_line_by_which_spreadsheets_name_the_separator_is_no_heading(said, tmp_path):
+    """A heading with more commas than semicolons does not outvote it."""
+    rows = "a,b,c;y\n1,5;2\n2,5;3\n"
+    (tmp_path / "t.csv").write_bytes(said.encode() + rows.encode())
+
+    assert read_table(str(tmp_path / "t.csv"), "train") == {"a,b,c": [1.5, 2.5], "y": [2, 3]}
+
+
+def test_a_separator_that_is_none_of_the_known_is_refused(tmp_path):
+    """It would leave one column."""
+    (tmp_path / "t.csv").write_text("sep=^\na^y\n1^2\n")
+
+    with pytest.raises(DataError, match="separated by '\\^'"):
+        read_table(str(tmp_path / "t.csv"), "train")
+
+
+def test_whole_numbers_that_lose_digits_are_told(caplog):
+    """Beyond 2**53 not every one is a number to compute with."""
+    fitted("size", [2**53, 2**60, 3])
+    assert not caplog.records
+
+    fitted("size", [1, 2**53 + 1, 2**63 - 1])
+
+    assert "'size'" in caplog.text
+    assert "9007199254740993 becomes 9007199254740992" in caplog.text

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_full_backward_hook
 
 import engine
 from engine.routine.module.backward.own_derivative import OwnDerivatives
@@ -70,15 +71,39 @@ def test_an_inner_block_leaves_the_outer_one_in_force(values):
     assert torch.equal(product, torch.ones(7))
 
 
-def test_a_function_that_writes_into_its_input_is_left_alone(values):
-    """Nothing is known of the values before it."""
+def test_a_function_that_writes_into_its_input_is_passed_by_too(values):
+    """The values before it are copied, at its first call as well."""
     with hooks_of_gradients(), OwnDerivatives():
         found = IntoItself.apply(1 * values)
 
     with whole_derivatives():
         (product,) = torch.autograd.grad(found.sum(), values)
 
-    assert torch.equal(product, -torch.ones(7))
+    assert torch.equal(product, torch.ones(7))
+
+
+@pytest.mark.parametrize("of_all", [False, True])
+def test_hooks_of_modules_are_met_whoever_registers_them_when(values, of_all):
+    """A forward pass may give its layers hooks, and all modules of a process may have one."""
+    layer = nn.Identity()
+
+    def halved(_module, given, _found):
+        return (-0.5 * given[0],)
+
+    with hooks_of_gradients():
+        register = (
+            register_module_full_backward_hook if of_all else layer.register_full_backward_hook
+        )
+        handle = register(halved)
+        found = layer(1 * values)
+        handle.remove()
+
+    (gradient,) = torch.autograd.grad(found.sum(), values, retain_graph=True)
+    with whole_derivatives():
+        (product,) = torch.autograd.grad(found.sum(), values)
+
+    assert torch.equal(gradient, torch.full((7,), -0.5))
+    assert torch.equal(product, torch.ones(7))
 
 
 def _routine():
