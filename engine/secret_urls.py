@@ -12,7 +12,17 @@ from urllib.parse import unquote
 from pydantic import AfterValidator
 
 from engine.errors import ConfigurationError
-from engine.secret_words import assigned_secret, decoded, hidden, is_strong
+from engine.secret_words import (
+    ASCII_SIGNS,
+    assigned_secret,
+    decoded,
+    hidden,
+    is_secret_pair,
+    is_secret_setting,
+    known_key,
+    looks_drawn,
+    plain_name,
+)
 
 _STOPS = re.compile(r"[\s'\"]")
 _BEHIND_A_HOST = re.compile(r"[/?#\s'\"]")
@@ -34,6 +44,12 @@ _ONE_SLASH = r"(?<=[A-Za-z0-9+.-]{2}):[/\\](?![/\\])"
 # a pattern for the whole takes hours for a text of a megabyte that somebody has made for it.
 _PASSWORD = r"[^/?#@:\[\]]*:(?!:)(?!\d{1,5}[/?#])"
 _USER = re.compile(rf"(?:{_MARK}|{_ONE_SLASH}|{_WITHOUT_SLASHES}){_PASSWORD}", re.IGNORECASE)
+
+_SPACED = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.-]{0,31}://[^\s/?#@:\[\]]{1,256}:)(?!\d{1,5}(?:[^\w]|$))"
+    r"(?=[^\s@/?#]{1,256}\s)[^@/?#'\"]{1,256}(?=@[\[\w])"
+)
+"""A password with spaces, or ends of lines, in a URL within a sentence."""
 
 _NOTHING_BEFORE = re.compile(r"[^/\\?#@:\[\]]+:(?![:/\\])(?!\d{1,5}[/?#])")
 """Begins a location of which the scheme was forgotten: ``user:password@host``."""
@@ -101,17 +117,6 @@ _ENDINGS = (
 _OF_BOTH = ("key", "code", "session", "sid", "ticket")
 """Ends of names that stand for a secret or for something else, which the value decides."""
 
-_DRAWN = re.compile(r"(?=.*\d)(?=.*[a-z])(?=.*[A-Z])[\w~+=%-]{20,}|[0-9a-f]{32,}", re.ASCII)
-"""Values that were drawn at random, and are no name of a file."""
-
-_KNOWN = re.compile(
-    r"(?:AIza|AKIA|ASIA|ghp_|gho_|ghs_|github_pat_|glpat-|hf_|sk-|xox[abp]-|eyJ)[\w.-]{12,}"
-)
-"""Values of which the beginning says that they are keys of a service."""
-
-_IF_DRAWN = ("key", "token")
-"""Names of settings whose value is a secret if it looks drawn."""
-
 _FILES = "FSSPEC_{0}_USERNAME and FSSPEC_{0}_PASSWORD"
 _S3 = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and name the object as s3://bucket/key"
 _AZURE = "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_SAS_TOKEN"
@@ -148,12 +153,16 @@ def redacted(text: str) -> str:
     Cost:
         Rises with the length of the text, whatever it says.
     """
+    if not text.isascii():  # clients take wide signs for narrow ones, or people have typed them
+        narrow = text.translate(ASCII_SIGNS)
+        text = narrow if _redacted(narrow) != narrow else text
     if "%" in text:  # what is encoded is shown as it is, or decoded with its stars
         text = _WORD.sub(_decoded_if_secret, text)
     return _redacted(text)
 
 
 def _redacted(text: str) -> str:
+    text = _SPACED.sub(r"\1***", text) if "://" in text and "@" in text else text
     return _PARAMETER.sub(
         lambda found: (
             f"{found[1]}{found[2]}=***"
@@ -229,6 +238,7 @@ def secret_in(url: str, *, is_place: bool = False) -> str | None:
         url: Or what was meant as one: slashes, and all before a host, may have been forgotten.
         is_place: It can be nothing but a location, so ``user:password@host`` is one.
     """
+    url = url.translate(ASCII_SIGNS)
     plain = decoded(url) if "%" in url else url
     return _secret_in(url, is_place) or _secret_in(plain, is_place) or assigned_secret(plain)
 
@@ -251,23 +261,6 @@ def _secret_in(url: str, is_place: bool) -> str | None:
     return f"the parameter {names[0]}, by which a signed link is known" if names else None
 
 
-def is_secret_setting(name: str, value: Any) -> bool:  # noqa: ANN401 (any JSON value)
-    """Say whether a setting of this name holds a secret, as options of a filesystem do."""
-    plain = _plain(name)
-    is_named = is_strong(name) or plain.endswith("secret") or plain == "pass"
-    if isinstance(value, list | tuple):
-        return bool(value) and all(is_secret_setting(name, each) for each in value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return False
-    if not isinstance(value, str):
-        return is_named
-    if not value.strip():
-        return False
-    if plain == "auth" and ":" in value:  # a user and a password
-        return True
-    return is_named or (plain in _IF_DRAWN and _looks_drawn(value))
-
-
 def without_secrets(value: Any) -> Any:  # noqa: ANN401 (any setting, wrong ones too)
     """Return a setting as a message may show it: without the secrets of its URLs and options."""
     if isinstance(value, str):
@@ -279,6 +272,8 @@ def without_secrets(value: Any) -> Any:  # noqa: ANN401 (any setting, wrong ones
             else without_secrets(each)
             for key, each in value.items()
         }
+    if isinstance(value, list) and is_secret_pair(value):
+        return [value[0], "***"]
     return [without_secrets(each) for each in value] if isinstance(value, list) else value
 
 
@@ -305,14 +300,18 @@ def refuse_secrets_in(value: Any, name: str) -> None:  # noqa: ANN401 (any JSON 
         if isinstance(value, str):
             refuse_secrets(name, value)
         elif isinstance(value, dict | list | tuple):
+            if is_secret_pair(value):
+                raise ConfigurationError(_OF_A_SETTING.format(name=name))
             for key, each in value.items() if isinstance(value, dict) else enumerate(value):
                 if isinstance(key, str) and is_secret_setting(key, each):
-                    raise ConfigurationError(
-                        f"{name}.{key} holds a secret, and what is set is kept in the store, in "
-                        "reports and in databases. Leave it out, and let the problem's function "
-                        "read it from the environment."
-                    )
+                    raise ConfigurationError(_OF_A_SETTING.format(name=f"{name}.{key}"))
                 waiting.append((f"{name}.{key}"[:500], each))
+
+
+_OF_A_SETTING = (
+    "{name} holds a secret, and what is set is kept in the store, in reports and in databases. "
+    "Leave it out, and let the problem's function read it from the environment."
+)
 
 
 def _without_secret(url: str) -> str:
@@ -362,15 +361,7 @@ def _shown(url: str) -> str:
 
 
 def _is_secret(name: str, value: str) -> bool:
-    plain, value = _plain(unquote(name)), value.rstrip(".,:)]}>")  # of the sentence around it
-    if plain in _NAMES or plain.endswith(_ENDINGS) or _KNOWN.fullmatch(value):
+    plain, value = plain_name(unquote(name)), value.rstrip(".,:)]}>")  # of the sentence around it
+    if plain in _NAMES or plain.endswith(_ENDINGS) or known_key(value):
         return True
-    return plain.endswith(_OF_BOTH) and _looks_drawn(value)
-
-
-def _looks_drawn(value: str) -> bool:
-    return bool(_DRAWN.fullmatch(value[:4096]) or _KNOWN.fullmatch(value[:4096]))
-
-
-def _plain(name: str) -> str:
-    return "".join(each for each in name.lower() if each.isalnum())
+    return plain.endswith(_OF_BOTH) and looks_drawn(value)
