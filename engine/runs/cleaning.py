@@ -17,7 +17,7 @@ from typing import Any, Literal
 from engine.errors import ConfigurationError
 from engine.reports.units import write_duration
 from engine.runs.clean_plan import CleanPlan, CleanReport, CleanRules, Freed, Victim
-from engine.runs.freeing import carry_out, named_source
+from engine.runs.freeing import carry_out, named_source, refuse_shared_folders
 from engine.runs.inventory import (
     Inventory,
     StageName,
@@ -42,10 +42,11 @@ def plan_clean(store: str, rules: CleanRules) -> CleanPlan:
     """Decide what goes; changes nothing.
 
     Raises:
-        ConfigurationError: If the folder carries no mark of a store, or a run is named that is not
-            there or at work.
+        ConfigurationError: If the folder carries no mark of a store, has folders that are links, or
+            a run is named that is not there or at work.
     """
     check_mark(store)
+    refuse_shared_folders(store)
     with store_errors(store):
         found, now = take_inventory(store), store_time(store)
         return _plan(store, rules, found, now)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
+from engine.errors import ConfigurationError
 from engine.problems.kept_code import code_key
 from engine.runs.clean_plan import CleanPlan, CleanReport, Victim
 from engine.runs.inventory import StoredRun, stored_run
@@ -19,6 +20,7 @@ from engine.storage.listing import File, describe_file
 from engine.storage.location import (
     filesystem,
     is_local,
+    linked_folders,
     list_files,
     remove_files,
     store_errors,
@@ -37,8 +39,27 @@ def carry_out(plan: CleanPlan) -> CleanReport:
     Killed at any moment, it leaves a store in which every committed stage is whole; the next clean
     frees the rest.
     """
+    refuse_shared_folders(plan.report.store)
     with store_errors(plan.report.store):
         return _carry_out(plan)
+
+
+def refuse_shared_folders(store: str) -> None:
+    """Refuse to free anything of a store of which a folder is a link, as one to a larger disk.
+
+    What lies there may be another store's, whose runs claim it where nobody looks from here.
+
+    Raises:
+        ConfigurationError: Names the link, and where it leads.
+    """
+    names = (places.STAGES, places.RUNS, places.RESULTS, places.CODE)
+    linked = linked_folders(store, *names)
+    if linked:
+        raise ConfigurationError(
+            f"{linked[0]} is a link, and runs of another store may use what lies there, so nothing "
+            "of this store is freed. Move the whole store to where the link leads, in the link's "
+            "place, and name the store there: --store URL."
+        )
 
 
 def _carry_out(plan: CleanPlan) -> CleanReport:

@@ -170,6 +170,19 @@ def refuse_links(url: str, *parts: str) -> None:
             )
 
 
+def linked_folders(url: str, *names: str) -> list[str]:
+    """Return those of the folders directly below a location that are links, with where they lead.
+
+    Returns:
+        Each as ``path -> target``; none on filesystems that have no links.
+    """
+    file_system, path = filesystem(url)
+    if not is_local(file_system):
+        return []
+    places = [os.path.join(path, one_part(name)) for name in names]
+    return [f"{each} -> {os.path.realpath(each)}" for each in places if os.path.islink(each)]
+
+
 def list_folders(url: str, options: dict[str, Any] | None = None) -> list[str]:
     """Return the names of the folders directly below a location, sorted; none if it is absent."""
     file_system, path = filesystem(url, options)

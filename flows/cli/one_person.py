@@ -9,6 +9,7 @@ read, is more than the name of that file.
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -339,13 +340,27 @@ def _page(server: LocalServer | RunningServer | None, folder: Path, path: str) -
 
 def _tell(page: Page, browser: bool) -> None:
     say(f"UI: {page.address}")
-    if page.secret:
+    if page.secret and _others_read_output():
+        say("It asks for a secret, which is not written into a file that others may read.")
+    elif page.secret:
         say(f"It asks for: {page.secret}")
     if page.file:
         say(f"Without being asked: {page.file.as_uri()}")
     opened = browser and webbrowser.open(page.file.as_uri() if page.file else page.address)
     if browser and not opened:
         tell("No browser could be opened here; open the address above.")
+
+
+def _others_read_output() -> bool:
+    """Say whether what is printed goes to a file that other users may read, as logs of jobs are.
+
+    Whoever knows the secret can end a run with a result of their own, which is unpickled.
+    """
+    try:
+        found = os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):  # a notebook's, or none
+        return False
+    return stat.S_ISREG(found.st_mode) and bool(found.st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
 def stop() -> None:

@@ -123,6 +123,7 @@ def served(tmp_path_factory):
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
     }
     log, store = folder / "ui.log", folder / "store"
+    log.touch(mode=0o600)  # the secret is in no file that others may read
     command = [sys.executable, "-m", "flows.cli.app", "ui", RECIPE, "check", "--no-browser"]
     with process(log, *command, "--store", str(store), env=environment) as child:
         wait_for("the UI", lambda: "mgd ui --stop" in log.read_text() or child.poll())
@@ -413,6 +414,13 @@ def test_page_asks_its_own_server_only(served, page, ui):
     )
 
     assert refused.startswith("connect-src")
+
+
+def test_no_other_page_shows_the_ui_in_itself(served):
+    """A stranger's page with the UI unseen in it would have its visitor press the UI's buttons."""
+    answer = httpx.get(served.root, follow_redirects=True, timeout=PATIENCE)
+
+    assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
 
 
 def test_ctrl_c_ends_all_that_it_started(served):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError
 from engine.models.build import check_model, initialization
 from engine.problems.texts.packages import extra
+from engine.problems.texts.pretrained_files import refuse_depth, refuse_pretrained_files
 from engine.recipes.arguments.model import ModelSettings
 from engine.recipes.arguments.text import Architecture, LanguageSettings
 from engine.routine.number_format import SameNumbers
@@ -163,9 +164,10 @@ def _pretrained(
 ) -> nn.Module:
     transformers.logging.disable_progress_bar()  # it would stand between the lines of the run
     try:
+        refuse_pretrained_files(name)
         # Code that a folder or a model of the hub brings is not run, and nobody is asked about it.
         found_config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-        _refuse_depth(found_config)
+        refuse_depth(found_config)
         config = _with_dropout(found_config, model.dropout)
         config.return_dict = True  # the network's own parts read each other's results by name
         network, found = transformers.AutoModelForCausalLM.from_pretrained(
@@ -198,17 +200,6 @@ def _pretrained(
             f"Lower arguments.max_tokens to {known + 1} or less."
         )
     return network
-
-
-def _refuse_depth(config: Any) -> None:  # noqa: ANN401 (of transformers)
-    """Refuse a number of layers that nobody has trained: all are made before a weight is read."""
-    depth = getattr(config, "num_hidden_layers", None)
-    if isinstance(depth, int) and depth > _DEEPEST:
-        raise ValueError(f"its config.json says {depth} layers, and at most {_DEEPEST} are made")
-
-
-_DEEPEST = 4096
-"""Layers of a pretrained model; the deepest known have some hundreds."""
 
 
 def _with_adapters(

@@ -18,6 +18,7 @@ from engine.errors import DataError
 from engine.models.losses import IGNORED
 from engine.problems.passage import Passage
 from engine.problems.texts.packages import extra
+from engine.problems.texts.pretrained_files import refuse_pretrained_files
 from engine.secret_urls import beginning, redacted
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ def pretrained_tokenizer(name: str) -> Tokenizer:
     """
     transformers = extra("transformers")
     try:
+        refuse_pretrained_files(name)
         inner = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # libraries of three languages read these files
         raise DataError(
@@ -102,12 +104,30 @@ def pretrained_tokenizer(name: str) -> Tokenizer:
         )
     rows = _rows(transformers, name)
     found = Tokenizer(
-        lambda text: inner(_bounded(text), add_special_tokens=False)["input_ids"],
+        lambda text: _cut(inner, _bounded(text), name),
         len(inner),
         start,
         inner.eos_token_id,
     )
     return found if rows is None else replace(found, encode=_checked(found, name, rows))
+
+
+def _cut(inner: Any, text: str, name: str) -> list[int]:  # noqa: ANN401 (of transformers)
+    """Return the tokens of a text.
+
+    Raises:
+        DataError: If the tokenizer fails, as a pattern of a stranger's does that takes for ever.
+    """
+    try:
+        return inner(text, add_special_tokens=False)["input_ids"]
+    except BaseException as error:  # a panic of Rust's is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise DataError(
+            f"The tokenizer of arguments.language.pretrained={name} cannot cut the text that "
+            f"begins {beginning(text, 60)!r} ({redacted(_first_line(error))}). Use another model, "
+            "or remove the text."
+        ) from error
 
 
 def _rows(transformers: Any, name: str) -> int | None:  # noqa: ANN401 (a module)
@@ -214,5 +234,5 @@ def _padded(
     return inputs, labels
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

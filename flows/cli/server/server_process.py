@@ -132,13 +132,14 @@ def _run(wanted: dict[str, str], listening: socket.socket, begun: Callable[[], N
 
 
 def _asking_nobody_else(app: Callable[..., Any], port: int) -> Callable[..., Any]:
-    """Return an ASGI application whose pages may ask this server and nobody else.
+    """Return an ASGI application whose pages may ask this server, and be shown in no other's page.
 
     Prefect's second UI asks a service on the internet for the settings of its statistics, also
     where ``PREFECT_SERVER_ANALYTICS_ENABLED`` is false, which only keeps them from being sent.
     """
     own = " ".join(f"{how}://{host}:{port}" for how in ("http", "ws") for host in _LOOPBACK)
-    policy = (b"content-security-policy", f"connect-src 'self' {own}".encode())
+    rules = f"connect-src 'self' {own}; frame-ancestors 'self'"
+    policy = (b"content-security-policy", rules.encode())
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 (of ASGI)
         async def with_policy(message: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """What a clean leaves alone: what is damaged, of another version, or not the engine's."""
 
+from pathlib import Path
+
 import pytest
 
 from engine.errors import ConfigurationError
@@ -7,6 +9,7 @@ from engine.runs.clean_plan import CleanRules
 from engine.runs.cleaning import plan_clean
 from engine.runs.freeing import carry_out
 from engine.runs.inventory import take_inventory
+from engine.runs.store_mark import mark_store
 from engine.stages.claims import claim_url, read_claims
 from engine.storage.location import join
 from engine.storage.names import STAGE_KINDS
@@ -129,3 +132,34 @@ def test_record_that_cannot_be_understood_frees_nothing(store):
     for content in (b"{", b"[]", b"{}", b'{"ending": {"keeps": 3}}', b'{"iterates": []}'):
         write_bytes(url, content)
         assert plan_clean(store, CleanRules(intermediate=True, grace_seconds=0)).report.freed == []
+
+
+@pytest.mark.parametrize("folder", ["stages", "runs", "results", "code"])
+def test_a_folder_that_is_a_link_is_not_cleaned(folder, local, tmp_path_factory):
+    """Two stores may share it, and neither sees the other's claims: all of it was freed."""
+    used = add_stage(local, "train", "used")
+    add_run(local, "mine", used)
+    other = tmp_path_factory.mktemp("other")
+    mark_store(str(other))
+    place = Path(local, folder)
+    place.mkdir(exist_ok=True)
+    before = plan_clean(local, NO_GRACE)
+    (other / folder).symlink_to(place)
+
+    with pytest.raises(ConfigurationError, match=f"{folder} -> .* is a link, and runs of another"):
+        plan_clean(str(other), NO_GRACE)
+    place.rename(tmp_path_factory.mktemp("larger") / folder)
+    place.symlink_to(other)
+    with pytest.raises(ConfigurationError, match="is a link"):  # put there since it was looked at
+        carry_out(before)
+
+
+def test_a_store_that_is_a_link_is_cleaned(local, tmp_path_factory):
+    """It is one store, whatever name it is called by."""
+    add_stage(local, "train", "unused")
+    link = tmp_path_factory.mktemp("link") / "store"
+    link.symlink_to(local)
+
+    freed = carry_out(plan_clean(str(link), NO_GRACE)).freed
+    assert "stage" in {each.what for each in freed}
+    assert left(local) == set()

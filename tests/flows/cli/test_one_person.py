@@ -119,3 +119,19 @@ def test_runs_that_lost_their_process_are_closed_and_no_others():
     assert [found[f"{name} in another-pool"] for name in states] == [
         StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.COMPLETED,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "is_shown"), [(0o644, False), (0o640, False), (0o600, True)])
+def test_the_secret_is_in_no_file_that_others_read(mode, is_shown, tmp_path, monkeypatch):
+    """Logs of batch jobs are open to all, and whoever knows the secret can have code run."""
+    log = tmp_path / "log"
+    log.touch()
+    log.chmod(mode)
+    page = one_person.Page("http://127.0.0.1:1/v2/", "mgd:S3CRET", tmp_path / "open.html")
+    with log.open("w") as written:
+        monkeypatch.setattr(sys, "stdout", written)
+        one_person._tell(page, browser=False)
+        monkeypatch.undo()
+
+    assert ("S3CRET" in log.read_text()) == is_shown
+    assert "open.html" in log.read_text()  # which the user alone can read
