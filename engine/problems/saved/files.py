@@ -13,6 +13,7 @@ from typing import Any
 from engine.errors import CheckpointCorruptError, DataError
 from engine.problems.bounded import check_size
 from engine.problems.pairs.tars import IMAGES
+from engine.problems.saved.arrow_sizes import unpacked_bytes
 from engine.secret_urls import beginning
 from engine.storage.content import HEAD, compression, unpacked_pieces
 from engine.storage.listing import list_data
@@ -76,6 +77,7 @@ def refuse_files(source: Path) -> None:
         with path.open("rb") as stream:
             head = stream.read(HEAD)
             size = path.stat().st_size
+            check_size(unpacked_bytes(path), size, str(path))
             if head.startswith(_ARCHIVE):
                 check_size(_unzipped(path), size, str(path))
             elif compression(head) is not None and size < _LARGE:

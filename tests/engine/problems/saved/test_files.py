@@ -5,11 +5,14 @@ import json
 import zipfile
 
 import fsspec
+import numpy
 import pytest
 
 from engine.errors import DataError
+from engine.problems.saved.arrow_sizes import _contents, unpacked_bytes
 from engine.problems.saved.files import on_this_machine
 from engine.problems.saved.reading import Asked, Columns, read_splits
+from engine.storage.content import BOMB_BYTES, BOMB_RATIO
 
 datasets = pytest.importorskip("datasets", reason="needs the extra datasets")
 arrow = pytest.importorskip("pyarrow", reason="needs the extra datasets")
@@ -172,3 +175,61 @@ def test_a_saved_data_set_by_an_address_of_this_machine_is_looked_at(folder, tmp
 
     with pytest.raises(DataError, match="is a link out of the folder"):
         read(f"file://{folder}")
+
+
+def write_arrow(path, table, *, kind, packed, **more):
+    """Write a table in Arrow's stream or file format."""
+    from pyarrow import ipc
+
+    options = ipc.IpcWriteOptions(compression=packed)
+    new = ipc.new_stream if kind == "stream" else ipc.new_file
+    with new(str(path), table.schema, options=options) as writer:
+        writer.write_table(table, **more)
+
+
+@pytest.mark.parametrize("kind", ["stream", "file"])
+@pytest.mark.parametrize("packed", ["zstd", "lz4"])
+def test_packed_buffers_that_fill_a_memory_are_refused(kind, packed, folder):
+    """Six kilobytes were two hundred megabytes, which the library unpacks before anybody asks."""
+    zeros = arrow.array(numpy.zeros(BOMB_BYTES + 8, numpy.uint8))
+    path = folder / "train.arrow"
+    write_arrow(path, arrow.table({"text": zeros}), kind=kind, packed=packed)
+    assert path.stat().st_size * BOMB_RATIO < BOMB_BYTES
+
+    with pytest.raises(DataError, match="unpacks to over"):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", ["stream", "file"])
+@pytest.mark.parametrize("packed", [None, "zstd", "lz4"])
+@pytest.mark.parametrize("coded", [False, True])
+def test_what_arrow_stores_is_counted_as_arrow_counts_it(kind, packed, coded, tmp_path):
+    """Of every batch and of every dictionary, packed or not worth packing."""
+    texts = arrow.array([f"text {number % 50} " * (number % 7) for number in range(999)])
+    column = texts.dictionary_encode() if coded else texts
+    path = tmp_path / "rows.arrow"
+    table = arrow.table({"text": column, "place": list(range(999))})
+    write_arrow(path, table, kind=kind, packed=packed, max_chunksize=100)
+
+    counted = unpacked_bytes(path)
+
+    # Each buffer is padded to eight bytes, and some are left out.
+    held = table.nbytes + (9 * column.dictionary.nbytes if coded else 0)
+    assert 0.5 * table.nbytes <= counted <= 1.2 * held + 64 * 11 * 8
+    if packed is None:
+        assert counted <= path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"a", b"a,b\n1,2\n", b"\xff" * 64, b"ARROW1\0\0" + b"\xff" * 40]
+)
+def test_what_is_nothing_of_arrows_is_not_counted(content, tmp_path):
+    """Files of a folder may hold anything; what only begins as Arrow's is damaged."""
+    path = tmp_path / "file"
+    path.write_bytes(content)
+
+    if content.startswith(b"ARROW1"):
+        with pytest.raises(DataError, match="is damaged"):
+            unpacked_bytes(path)
+    else:
+        assert unpacked_bytes(path) == 0
