@@ -11,10 +11,10 @@ With ``intermediate`` the rest of it goes: states and adjoints that only a repet
 run would use, and would make again.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, StoreFullError
 from engine.reports.units import write_duration
 from engine.runs.clean_plan import CleanPlan, CleanReport, CleanRules, Freed, Victim
 from engine.runs.freeing import carry_out, named_source, refuse_shared_folders
@@ -48,8 +48,29 @@ def plan_clean(store: str, rules: CleanRules) -> CleanPlan:
     check_mark(store)
     refuse_shared_folders(store)
     with store_errors(store):
-        found, now = take_inventory(store), store_time(store)
-        return _plan(store, rules, found, now)
+        found = take_inventory(store)
+        return _plan(store, rules, found, _time(store, found))
+
+
+def _time(store: str, found: Inventory) -> float:
+    """Return the time by the store's clock, or, on a disk that is full, when it wrote last.
+
+    Nothing is older than it seems then, so a clean frees rather less; but it can be made, and a
+    full disk is what it is for.
+    """
+    try:
+        return store_time(store)
+    except StoreFullError:
+        return max((file.modified for file in _files(found)), default=0.0)
+
+
+def _files(found: Inventory) -> Iterator[File]:
+    """Yield all that the engine has made."""
+    for each in (*found.runs, *found.stages.values()):
+        yield from each.files
+    yield from found.results.values()
+    for files in found.code.values():
+        yield from files
 
 
 def _plan(store: str, rules: CleanRules, found: Inventory, now: float) -> CleanPlan:
@@ -137,12 +158,6 @@ def _sources(found: Inventory, going: Iterable[str], before: float) -> dict[str,
 
 
 def _report(store: str, found: Inventory, freed: list[Freed], going: dict[str, str]) -> CleanReport:
-    everything = [
-        *(file for run in found.runs for file in run.files),
-        *(file for stage in found.stages.values() for file in stage.files),
-        *found.results.values(),
-        *(file for files in found.code.values() for file in files),
-    ]
     num_bytes = sum(each.bytes for each in freed)
     return CleanReport(
         store=store,
@@ -150,7 +165,7 @@ def _report(store: str, found: Inventory, freed: list[Freed], going: dict[str, s
         freed=freed,
         kept_runs=[run.name for run in found.runs if run.name not in going],
         bytes=num_bytes,
-        kept_bytes=sum(file.bytes for file in everything) - num_bytes,
+        kept_bytes=sum(file.bytes for file in _files(found)) - num_bytes,
         left=found.foreign,
     )
 

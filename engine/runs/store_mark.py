@@ -89,12 +89,15 @@ def store_time(store: str) -> float:
 
     The clock of this machine may be days away from that one, so ages are told by this alone.
 
+    Raises:
+        StoreFullError: If there is not even room for a name.
+
     Cost:
-        Writes, looks at and deletes a small file.
+        Writes, looks at and deletes an empty file.
     """
     url = join(store, f".probe-{uuid.uuid4().hex}")
     with store_errors(store):
-        write_bytes(url, b"metagradient")
+        write_bytes(url, b"")  # has room on a disk that is full
         try:
             return describe_file(url).modified
         finally:

@@ -1,10 +1,12 @@
 """What a clean leaves alone: what is damaged, of another version, or not the engine's."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from engine.errors import ConfigurationError
+from engine.runs import store_mark
 from engine.runs.clean_plan import CleanRules
 from engine.runs.cleaning import plan_clean
 from engine.runs.freeing import carry_out
@@ -15,7 +17,7 @@ from engine.storage.location import join
 from engine.storage.names import STAGE_KINDS
 from engine.storage.places import MARK, stage_record_url
 from engine.storage.records import read_bytes, read_record, write_bytes, write_record
-from tests.tiny_stores import add_descent, add_run, add_stage, named
+from tests.tiny_stores import add_descent, add_run, add_stage, key, named
 
 NO_GRACE = CleanRules(grace_seconds=0)
 
@@ -163,3 +165,25 @@ def test_a_store_that_is_a_link_is_cleaned(local, tmp_path_factory):
     freed = carry_out(plan_clean(str(link), NO_GRACE)).freed
     assert "stage" in {each.what for each in freed}
     assert left(local) == set()
+
+
+@pytest.mark.parametrize("is_full", ["of blocks", "of names"])
+def test_a_full_disk_is_cleaned(is_full, local, monkeypatch):
+    """It is what a clean is for, and one that first wrote a file to learn the time could not be."""
+    add_stage(local, "train", "unused")
+    name = add_run(local, "kept", add_stage(local, "train", "used"))
+    write = store_mark.write_bytes
+
+    def refuse(url, content, *more):
+        if content or is_full == "of names":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(url, content, *more)
+
+    monkeypatch.setattr(store_mark, "write_bytes", refuse)
+    freed = carry_out(plan_clean(local, NO_GRACE)).freed
+
+    assert "stage" in {each.what for each in freed}
+    assert left(local) == {("train", key("used"))}
+    # Of what may be at work nothing goes, however old the last file is that could be written.
+    assert plan_clean(local, CleanRules(older_than_seconds=3600)).report.freed == []
+    assert plan_clean(local, NO_GRACE).report.kept_runs == [name]
