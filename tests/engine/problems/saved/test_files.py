@@ -233,3 +233,23 @@ def test_what_is_nothing_of_arrows_is_not_counted(content, tmp_path):
             unpacked_bytes(path)
     else:
         assert unpacked_bytes(path) == 0
+
+
+def test_a_batch_that_a_table_of_contents_names_twice_counts_twice(tmp_path):
+    """A file is read by its end: a thousand names of one batch unpack it a thousand times."""
+    path = tmp_path / "rows.arrow"
+    table = arrow.table({"number": numpy.arange(150)})
+    write_arrow(path, table, kind="file", packed=None, max_chunksize=100)
+    assert unpacked_bytes(path) == 150 * 8
+    with arrow.memory_map(str(path)) as stream:
+        first, second = _contents(stream)
+
+    content = path.read_bytes()
+    named = second.to_bytes(8, "little")
+    assert content.count(named) == 1
+    path.write_bytes(content.replace(named, first.to_bytes(8, "little")))
+    assert unpacked_bytes(path) == 2 * 100 * 8
+
+    path.write_bytes(content.replace(named, (first + 8).to_bytes(8, "little")))
+    with pytest.raises(DataError, match="is damaged"):
+        unpacked_bytes(path)
