@@ -35,7 +35,7 @@ from engine.routine.outputs import MeanLoss
 from engine.routine.rates import learning_rates
 from engine.routine.routine import Routine
 from engine.step.coupled_pieces import gradient_in_pieces, pull_in_pieces
-from engine.step.products import PARAMS, Piece, Product, entering
+from engine.step.products import PARAMS, LossPart, Product, entering
 from engine.types import Batch
 
 RATE = 1e14
@@ -180,7 +180,7 @@ def _count(routine: Routine, piece: int | None) -> tuple[dict[str, float], int]:
     def pull(term_wanted: frozenset[str], joining: bool) -> None:
         product = Product({"params": torch.zeros_like(params)}, direction, {})
         term = injected[0].cut(size)[0] if joining else batch
-        pull_in_pieces(small, params, Piece(term, step, term_wanted), z, [product])
+        pull_in_pieces(small, params, LossPart(term, step, term_wanted), z, [product])
 
     found = {
         "plain": _operations(lambda: gradient_in_pieces(small, params, batch, z, step)) / size,

@@ -26,7 +26,7 @@ from engine.numerics.determinism import generator
 from engine.preflight.moved import train_around
 from engine.recipes.smoothness import DirectionKind, SmoothnessSettings
 from engine.recipes.training import Retraining
-from engine.replay.plain_training import evaluate, train
+from engine.replay.plain_training import evaluate, train_unchecked
 from engine.routine.routine import Routine
 from engine.types import Metaparams, Output, State
 
@@ -142,11 +142,11 @@ def metasmoothness(
 
 
 def _train_each(routine: Routine, points: Sequence[Metaparams]) -> list[State]:
-    return [train(routine, each) for each in points]
+    return [train_unchecked(routine, each) for each in points]
 
 
 def _train_together(routine: Routine, points: Sequence[Metaparams]) -> list[State]:
-    first = train(routine, points[0])
+    first = train_unchecked(routine, points[0])
     states, why_not = train_around(routine, points, first)
     if why_not is None:
         return states

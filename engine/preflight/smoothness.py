@@ -10,7 +10,7 @@ from engine.preflight.verdict import Check, Verdict
 from engine.recipes.smoothness import SmoothnessSettings
 from engine.replay.at_once import at_once
 from engine.replay.batched import Together, train_many
-from engine.replay.plain_training import train
+from engine.replay.plain_training import train_unchecked
 from engine.routine.idle import skipping_never_used
 from engine.routine.routine import Routine
 from engine.types import Metaparams, Output, State
@@ -68,10 +68,10 @@ def _trained(
 ) -> list[State]:
     """Train at all points but the first, which the twin was trained at."""
     own = skipping_never_used(routine) is None  # else a training ends where the twin does not
-    first = [run.states[-1]] if own else [train(routine, points[0])]
+    first = [run.states[-1]] if own else [train_unchecked(routine, points[0])]
     if batched and own:
         try:
             return first + train_many(routine, points[1:], together=Together.BATCHED)
         except ConfigurationError:  # what is wrong with the runs themselves is said by the loop
             pass
-    return first + [train(routine, point) for point in points[1:]]
+    return first + [train_unchecked(routine, point) for point in points[1:]]

@@ -193,11 +193,11 @@ def instructions(
         model: Sizes of a new language model, or a class of your own, as for texts.
         language: Which causal language model, and which of its weights are trained.
     """
-    from engine.problems.texts.instructions import Rows, instructions_problem
+    from engine.problems.texts.instructions import RowSettings, instructions_problem
 
     urls = {"train": url, "objective": objective, "validation": validation, "test": test}
     text = part(TextSettings, locals())
-    wanted = Rows(responses, groups)
+    wanted = RowSettings(responses, groups)
     return instructions_problem(urls, (held_out, seed), text, (model, language), wanted)
 
 
@@ -251,12 +251,12 @@ def hf_dataset(
         language: Which causal language model texts are continued by.
     """
     from engine.problems.saved.problem import hf_dataset_problem
-    from engine.problems.saved.reading import Asked, Columns
+    from engine.problems.saved.reading import ColumnRoles, DataRequest
 
     given = locals()
     splits = {"objective": objective, "validation": validation, "test": test}
-    columns = Columns(tuple(inputs), label, tuple(groups))
-    asked = Asked(source, splits, columns, hub, held_out, seed, size, max_pixels)
+    columns = ColumnRoles(tuple(inputs), label, tuple(groups))
+    asked = DataRequest(source, splits, columns, hub, held_out, seed, size, max_pixels)
     return hf_dataset_problem(asked, model, part(TextSettings, given), language)
 
 

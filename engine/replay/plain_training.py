@@ -22,7 +22,9 @@ from engine.witness.repeated import FirstCalls
 
 @skipping_idle
 @torch.inference_mode(mode=False)  # also where a notebook is in it
-def train(routine: Routine, z: Metaparams | None = None, first: FirstCalls | None = None) -> State:
+def train_unchecked(
+    routine: Routine, z: Metaparams | None = None, first: FirstCalls | None = None
+) -> State:
     """Train all T steps at z and return s_T.
 
     Args:
@@ -44,7 +46,7 @@ def train(routine: Routine, z: Metaparams | None = None, first: FirstCalls | Non
     check_losses(losses, 0, routine.num_steps)
     another = skipping_never_used(routine)
     if another is not None:
-        return train(another, z, first)
+        return train_unchecked(another, z, first)
     if first is not None:
         first.refuse_another_loss(losses[0])
     return state

@@ -21,7 +21,7 @@ from engine.numerics.determinism import deterministic
 from engine.recipes.replay import replay_from
 from engine.replay.later_steps import LaterSteps
 from engine.replay.metagradient import differentiate
-from engine.replay.plain_training import train
+from engine.replay.plain_training import train_unchecked
 from engine.replay.seeding import seed_adjoint
 from engine.routine.intake import outputs_from
 from engine.routine.routine import Routine
@@ -145,7 +145,7 @@ def query_basis(
             "one of these, or give more outputs."
         )
     replay = replay_from(options, "query_basis", ("size", "store"))
-    state = train(routine)
+    state = train_unchecked(routine)
     directions = strongest_directions(_derivatives(routine, state, outputs), size)
     along = [_along(routine, row) for row in directions]
     later = LaterSteps(routine, routine.point())

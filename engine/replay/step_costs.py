@@ -22,7 +22,7 @@ from engine.routine.routine import Routine
 from engine.schedules.trees import Forward
 from engine.step.coupled_pieces import pull_in_pieces
 from engine.step.gradient import term_gradient
-from engine.step.products import Piece, entering, pull_gradient, pull_update
+from engine.step.products import LossPart, entering, pull_gradient, pull_update
 from engine.step.reference import StepVjp
 from engine.step.step import open_step
 from engine.storage.location import scratch_folder
@@ -206,8 +206,8 @@ def _injected_seconds(routine: Routine, state: State, z: Metaparams, cotangent: 
             products = pull_update(
                 routine, inner, torch.zeros_like(params), leaves, step, cotangent
             )
-            piece = Piece(injected[0], step, frozenset(leaves))
-            pull_in_pieces(routine, params, piece, leaves, products)
+            part = LossPart(injected[0], step, frozenset(leaves))
+            pull_in_pieces(routine, params, part, leaves, products)
             return
         share, _ = term_gradient(routine, params, injected[0], leaves, step, create_graph=True)
         gradient = torch.zeros_like(params)

@@ -7,7 +7,7 @@ from engine.progress.board import one_work
 from engine.progress.counted import forward_work
 from engine.progress.displays import Shown, shown
 from engine.progress.meter import doing
-from engine.replay.plain_training import train as train_unseen
+from engine.replay.plain_training import train_unchecked
 from engine.routine.diagnosis import asked_rightly, told_while_training
 from engine.routine.intake import point_from
 from engine.routine.routine import Routine
@@ -49,4 +49,4 @@ def train(
                 testify(routine, [], point)
             first.refuse_other_hooks()
         with one_work(partial(forward_work, routine.num_steps), "training"), told_while_training():
-            return train_unseen(routine, z, first)
+            return train_unchecked(routine, z, first)

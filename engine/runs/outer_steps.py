@@ -18,7 +18,7 @@ from engine.storage.records import read_records
 
 
 @dataclass(frozen=True)
-class OuterStep:
+class OuterStepRefs:
     """One outer step that has been scored.
 
     Attributes:
@@ -47,7 +47,7 @@ class OuterSteps:
         self._claims: dict[str, dict[str, Any] | None] = {}
         self._records: dict[str, dict[str, Any] | None] = {}
 
-    def so_far(self) -> list[OuterStep]:
+    def so_far(self) -> list[OuterStepRefs]:
         """Return the outer steps that have been scored, in order; none if there is none.
 
         Cost:
@@ -55,7 +55,7 @@ class OuterSteps:
             stage that has been committed since.
         """
         made = _Made(self._new_records())
-        found: list[OuterStep] = []
+        found: list[OuterStepRefs] = []
         value, seen = made.first, set[Ref]()
         while value is not None and value not in seen:  # a forged store may lead in a circle
             seen.add(value)
@@ -63,7 +63,7 @@ class OuterSteps:
             if scored is None:
                 return found
             after, gradient = made.moved(value)
-            found.append(OuterStep(value, scored[0], gradient, scored[1]))
+            found.append(OuterStepRefs(value, scored[0], gradient, scored[1]))
             value = after
         return found
 
@@ -76,7 +76,7 @@ class OuterSteps:
         return [self._records[url] for url in urls if url in self._records]
 
 
-def outer_steps(store: str, run: str) -> list[OuterStep]:
+def outer_steps(store: str, run: str) -> list[OuterStepRefs]:
     """Return the outer steps that have been scored, in order, as ``OuterSteps`` at first look."""
     return OuterSteps(store, run).so_far()
 

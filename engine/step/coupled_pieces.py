@@ -27,7 +27,7 @@ from engine.numerics.determinism import seeded
 from engine.routine.coupled_loss import CoupledLoss, coupled
 from engine.routine.loss_terms import Term
 from engine.routine.routine import Routine
-from engine.step.products import PARAMS, Piece, Product
+from engine.step.products import PARAMS, LossPart, Product
 from engine.types import Batch, Metaparams
 
 
@@ -110,12 +110,12 @@ def gradient_in_pieces(
 def pull_in_pieces(
     routine: Routine,
     params: Tensor,
-    piece: Piece,
+    part: LossPart,
     leaves: Metaparams,
     products: Sequence[Product],
 ) -> Tensor:
-    """Pull directions through the gradient of a term, piece by piece; see ``PiecePull``."""
-    term, step, wanted = piece.term, piece.step, piece.wanted
+    """Pull directions through the gradient of a term, piece by piece; see ``PartPull``."""
+    term, step, wanted = part.term, part.step, part.wanted
     cut, gradient = _Cut.of(routine, term, leaves, step), torch.zeros_like(params)
     if PARAMS in wanted:  # else the term has no weight, and nobody asks for its gradient
         gradient, _ = gradient_in_pieces(routine, params, term, leaves, step)

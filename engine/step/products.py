@@ -307,7 +307,7 @@ def pull_gradient(  # noqa: PLR0913 (a product, and how it is pulled)
 
 
 @dataclass(frozen=True)
-class Piece:
+class LossPart:
     """Part of a step's loss that is reversed by itself.
 
     Attributes:
@@ -321,6 +321,6 @@ class Piece:
     wanted: frozenset[str]
 
 
-PiecePull = Callable[[Routine, Tensor, Piece, Metaparams, Sequence[Product]], Tensor]
-"""Maps (routine, params, piece, leaves, products) to the piece's gradient, and adds to each product
+PartPull = Callable[[Routine, Tensor, LossPart, Metaparams, Sequence[Product]], Tensor]
+"""Maps (routine, params, part, leaves, products) to the part's gradient, and adds to each product
 what its direction is pulled back to."""

@@ -1,8 +1,8 @@
 """The product of a step in two stages, a few examples at a time, which bounds the memory.
 
 First the adjoint is pulled through the update, which gives the cotangent v of the gradient g; then
-v is pulled through the gradient of each piece: a few examples, a few injected ones. Pieces are
-sums, so any split gives the same product to rounding.
+v is pulled through the gradient of each micro-batch: a few examples, or a few injected ones. The
+product is a sum over them, so that any split gives the same to rounding.
 
 The first stage needs g, which the second computes anyway. So the first stage starts from a guess of
 g: none is needed where the update is linear in g (SGD); two neighbouring states give it for Adam,
@@ -29,8 +29,8 @@ from engine.step.in_order import check_separable, pull_in_order
 from engine.step.missing_derivatives import named_refusals
 from engine.step.products import (
     PARAMS,
-    Piece,
-    PiecePull,
+    LossPart,
+    PartPull,
     Product,
     before_hooks,
     entering,
@@ -49,22 +49,22 @@ _logger = logging.getLogger(__name__)
 
 
 class TwoStageVjp:
-    """A ``StepVjp`` that goes through a step in pieces.
+    """A ``StepVjp`` that goes through a step in micro-batches.
 
     Args:
-        pull: How a piece is pulled back: ``pull_reverse`` or ``pull_forward``.
-        micro_batch: Examples in a piece; all at once by default.
+        pull: How a micro-batch is pulled back: ``pull_reverse`` or ``pull_forward``.
+        micro_batch: Examples in a micro-batch; all at once by default.
 
     Cost:
         Three plain steps where a guess of the gradient holds, else four; one more where hooks map
-        the gradient of each shard. Memory: for
-        ``pull_reverse`` the graph of a piece and of its gradient, for ``pull_forward`` the graph
-        and its derivative along v, which eager torch keeps as long: measured no smaller. The size
-        of a piece is what bounds the memory.
+        the gradient of each shard. Memory: for ``pull_reverse`` the graph of a micro-batch and of
+        its gradient, for ``pull_forward`` the graph and its derivative
+        along v, which eager torch keeps as long: measured no smaller. The size of a micro-batch is
+        what bounds the memory.
         Measured in ``tests/bench/bench_step.py``.
     """
 
-    def __init__(self, pull: PiecePull, micro_batch: int | None = None) -> None:
+    def __init__(self, pull: PartPull, micro_batch: int | None = None) -> None:
         self._pull = pull
         self._micro_batch = micro_batch
         self._read: dict[tuple[object, ...], frozenset[str]] = {}
@@ -97,11 +97,11 @@ class TwoStageVjp:
             if gradient is None:
                 gradient = self._gradient(routine, params, z, step)
             guessed = pull_update(routine, state, gradient, leaves, step, cotangent)
-            gradient, parts = self._pull_pieces(routine, params, leaves, step, guessed)
+            gradient, parts = self._pull_micro_batches(routine, params, leaves, step, guessed)
             products = pull_update(routine, state, gradient, leaves, step, cotangent)
             if not all(map(_agree, guessed, products)):
                 _logger.debug("Step %d is reversed again with its own gradient.", step)
-                _, parts = self._pull_pieces(routine, params, leaves, step, products)
+                _, parts = self._pull_micro_batches(routine, params, leaves, step, products)
         for product, part in zip(products, parts, strict=True):
             product.add({**part.shares, PARAMS: part.adjoint["params"]})
         self._following = (step, state)
@@ -140,7 +140,7 @@ class TwoStageVjp:
             )
         return open_step(routine, state, z, step).pull(cotangent, to_state=to_state)
 
-    def _pull_pieces(
+    def _pull_micro_batches(
         self,
         routine: Routine,
         params: Tensor,
@@ -148,7 +148,7 @@ class TwoStageVjp:
         step: int,
         products: Sequence[Product],
     ) -> tuple[Tensor, list[Product]]:
-        """Pull the products' directions through every piece; also return the gradient."""
+        """Pull the products' directions through every micro-batch; also return the gradient."""
 
         def pulled(term: Term) -> tuple[Tensor, list[Product]]:
             active, gradient = is_active(term, z), torch.zeros_like(params)
@@ -157,11 +157,11 @@ class TwoStageVjp:
                 before = self._term_gradient(routine, params, term, z, step)
                 directions = before_hooks(routine, before, directions, step, term.shard)
             parts = [Product({"params": torch.zeros_like(params)}, each, {}) for each in directions]
-            for piece in self._cut(routine, params, term, z, step):
+            for micro_batch in self._cut(routine, params, term, z, step):
                 # At z = 0 an injected term has no second derivative in the parameters.
-                read = self._reads(routine, params, piece, z, step)
+                read = self._reads(routine, params, micro_batch, z, step)
                 wanted = read | ({PARAMS} if active else set())
-                found = self._pull(routine, params, Piece(piece, step, wanted), z, parts)
+                found = self._pull(routine, params, LossPart(micro_batch, step, wanted), z, parts)
                 gradient = gradient + found if active else gradient
             return routine.hooked_term(gradient, step, term.shard), parts
 
@@ -184,23 +184,25 @@ class TwoStageVjp:
     def _term_gradient(
         self, routine: Routine, params: Tensor, term: Term, z: Metaparams, step: int
     ) -> Tensor:
-        """Return the gradient of a term before the hooks of the parameters, piece by piece."""
+        """Return the gradient of a term before the parameters' hooks, summed over micro-batches."""
         leaf = params.detach().requires_grad_()
-        pieces = self._cut(routine, params, term, z, step)
-        found = [term_gradient(routine, leaf, piece, z, step)[0] for piece in pieces]
+        micro_batches = self._cut(routine, params, term, z, step)
+        found = [
+            term_gradient(routine, leaf, micro_batch, z, step)[0] for micro_batch in micro_batches
+        ]
         return sum(found[1:], start=found[0])
 
     def _cut(
         self, routine: Routine, params: Tensor, term: Term, z: Metaparams, step: int
     ) -> list[Term]:
-        """Return the pieces of a term that are reversed by themselves."""
+        """Return the micro-batches of a term that are reversed by themselves."""
         if self._micro_batch is None or len(term.indices) <= self._micro_batch:
             return [term]
-        pieces = term.cut(self._micro_batch)
+        micro_batches = term.cut(self._micro_batch)
         if term.purpose[0] not in self._separable:
-            check_separable(routine, params, term, pieces, z, step)
+            check_separable(routine, params, term, micro_batches, z, step)
             self._separable.add(term.purpose[0])
-        return pieces
+        return micro_batches
 
     def _guess(
         self, routine: Routine, state: State, leaves: Metaparams, step: int, cotangent: State
@@ -229,9 +231,9 @@ class TwoStageVjp:
         key = (*leaves, *term.purpose[:2])
         if key not in self._read:
             few = _few(term)
-            piece = Piece(few, step, frozenset({*leaves, PARAMS}))
+            part = LossPart(few, step, frozenset({*leaves, PARAMS}))
             try:
-                self._read[key] = _agreed_shares(routine, params, piece, leaves, self._pull)
+                self._read[key] = _agreed_shares(routine, params, part, leaves, self._pull)
             except NotImplementedError as error:
                 if self._pull is not pull_forward or "forward AD" not in str(error):
                     raise
@@ -240,22 +242,22 @@ class TwoStageVjp:
                     str(error).splitlines()[0],
                 )
                 self._pull = pull_forward_composite
-                self._read[key] = _agreed_shares(routine, params, piece, leaves, self._pull)
+                self._read[key] = _agreed_shares(routine, params, part, leaves, self._pull)
         return self._read[key]
 
 
 def pull_reverse(
     routine: Routine,
     params: Tensor,
-    piece: Piece,
+    part: LossPart,
     leaves: Metaparams,
     products: Sequence[Product],
 ) -> Tensor:
-    """Pull directions through the gradient of a piece by differentiating its graph."""
-    leaf, step = params.detach().requires_grad_(), piece.step
+    """Pull directions through the gradient of a part by differentiating its graph."""
+    leaf, step = params.detach().requires_grad_(), part.step
     with routine.binding.kept():
-        gradient, _ = term_gradient(routine, leaf, piece.term, leaves, step, create_graph=True)
-        wanted = {n: tensor for n, tensor in {**leaves, PARAMS: leaf}.items() if n in piece.wanted}
+        gradient, _ = term_gradient(routine, leaf, part.term, leaves, step, create_graph=True)
+        wanted = {n: tensor for n, tensor in {**leaves, PARAMS: leaf}.items() if n in part.wanted}
         pull_gradient(gradient, wanted, products, step)
     return gradient.detach()
 
@@ -263,13 +265,13 @@ def pull_reverse(
 def pull_forward(
     routine: Routine,
     params: Tensor,
-    piece: Piece,
+    part: LossPart,
     leaves: Metaparams,
     products: Sequence[Product],
 ) -> Tensor:
-    """Pull directions through the gradient of a piece by moving the parameters along them.
+    """Pull directions through the gradient of a part by moving the parameters along them.
 
-    With H the Hessian of the piece's loss L, H v is d (dL/dparams) along v, since H is symmetric;
+    With H the Hessian of the part's loss L, H v is d (dL/dparams) along v, since H is symmetric;
     z's share v d2L/dparams dz is d (dL/dz) along v. For weights that is the derivative of each
     example's loss along v.
 
@@ -280,8 +282,8 @@ def pull_forward(
     for product in products:
         with torch.enable_grad(), forward_ad.dual_level(), routine.binding.kept():
             moving = forward_ad.make_dual(leaf, product.direction)
-            loss = routine.term_loss(moving, piece.term, leaves, piece.step)
-            sources = {PARAMS: moving, **{n: z for n, z in leaves.items() if n in piece.wanted}}
+            loss = routine.term_loss(moving, part.term, leaves, part.step)
+            sources = {PARAMS: moving, **{n: z for n, z in leaves.items() if n in part.wanted}}
             pulled = torch.autograd.grad(loss, list(sources.values()), allow_unused=True)
             duals = {
                 name: forward_ad.unpack_dual(row)
@@ -289,7 +291,7 @@ def pull_forward(
                 if row is not None
             }
         gradient = duals[PARAMS].primal.detach()
-        for name in duals.keys() & piece.wanted:
+        for name in duals.keys() & part.wanted:
             primal, tangent = duals[name]
             moved = torch.zeros_like(primal) if tangent is None else tangent
             product.add({name: moved.detach()})
@@ -299,7 +301,7 @@ def pull_forward(
 def pull_forward_composite(
     routine: Routine,
     params: Tensor,
-    piece: Piece,
+    part: LossPart,
     leaves: Metaparams,
     products: Sequence[Product],
 ) -> Tensor:
@@ -309,10 +311,10 @@ def pull_forward_composite(
     ``torch.func.grad`` uses composite formulas in their place, and keeps the graph of them.
     """
     constant = {name: leaf.detach() for name, leaf in leaves.items()}
-    read = {name: z for name, z in constant.items() if name in piece.wanted}
+    read = {name: z for name, z in constant.items() if name in part.wanted}
 
     def loss(params: Tensor, read: Metaparams) -> Tensor:
-        return routine.term_loss(params, piece.term, {**constant, **read}, piece.step)
+        return routine.term_loss(params, part.term, {**constant, **read}, part.step)
 
     def gradients(params: Tensor) -> tuple[Tensor, Metaparams]:
         return grad(loss, argnums=(0, 1))(params, read)
@@ -322,7 +324,7 @@ def pull_forward_composite(
     for product in products:
         with routine.binding.kept():
             (gradient, _), (curved, shares), *_ = jvp(gradients, (params,), (product.direction,))
-        product.add({**shares, **({PARAMS: curved} if PARAMS in piece.wanted else {})})
+        product.add({**shares, **({PARAMS: curved} if PARAMS in part.wanted else {})})
     return gradient.detach()
 
 
@@ -348,22 +350,22 @@ def _few(term: Term) -> Term:
 
 
 def _agreed_shares(
-    routine: Routine, params: Tensor, piece: Piece, leaves: Metaparams, pull: PiecePull
+    routine: Routine, params: Tensor, part: LossPart, leaves: Metaparams, pull: PartPull
 ) -> frozenset[str]:
-    """Return the metaparameters that a piece reads; refuse a pull that is not the reference's."""
+    """Return the metaparameters that a part reads; refuse a pull that is not the reference's."""
     drawn = torch.randn(params.shape, generator=torch.Generator().manual_seed(0))
     direction = drawn.to(params)
     products = []
     for way in (pull_reverse, pull):
         product = Product({"params": torch.zeros_like(params)}, direction, {})
-        way(routine, params, piece, leaves, [product])
+        way(routine, params, part, leaves, [product])
         products.append({**product.shares, **product.adjoint})
     expected, found = products
     for name, tensor in expected.items():
         error = float((found[name] - tensor).norm())
         if error > torch.finfo(tensor.dtype).eps ** 0.5 * float(tensor.norm()):
             raise UndifferentiableError(
-                f"Forward-over-reverse of step {piece.step} differs from reverse-over-reverse by "
+                f"Forward-over-reverse of step {part.step} differs from reverse-over-reverse by "
                 f"{error:.1e} in {name!r}, of norm {float(tensor.norm()):.1e}. An operation of "
                 "the model or the loss has a wrong forward derivative, or noise that is not drawn "
                 "from torch's generators. Use vjp=reverse-over-reverse."

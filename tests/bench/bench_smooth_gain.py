@@ -35,7 +35,7 @@ from engine.preflight.metasmoothness import INDEPENDENT, metasmoothness
 from engine.problems.built import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.smoothness import SmoothnessSettings
-from engine.replay.plain_training import train
+from engine.replay.plain_training import train_unchecked
 from engine.reports.canvas import BLUE, GREY, new_figure, png
 from engine.routine.outputs import classification_scores
 from tests.bench.record import write_record
@@ -128,7 +128,7 @@ def gain(
         examples = built.held_out["test"]
         return routine.evaluate(
             lambda model: classification_scores(model, examples.inputs, examples.labels),
-            train(routine),
+            train_unchecked(routine),
         )["loss"]
 
     before = test_loss()

@@ -32,7 +32,7 @@ QUERIES = "queries.csv"
 """File in the run's folder: a row for each query."""
 
 
-class Found(Document):
+class AttributionStages(Document):
     """The stages of an attribution whose results are put together."""
 
     final: Ref
@@ -92,7 +92,7 @@ class AttributionRecord(FinishedRun):
     growth: float
     """Fastest sustained growth of the adjoint per step backwards; 1 is none."""
 
-    found: Found
+    found: AttributionStages
     """The stages that it was put together from."""
 
     left_out: tuple[str, ...] = ()

@@ -17,9 +17,9 @@ from engine.problems.pairs.images import BOUNDS, standardized
 from engine.problems.pairs.pictures import decode, shown_picture
 from engine.problems.passage import Passage
 from engine.problems.saved.reading import (
-    Asked,
-    Columns,
-    Rows,
+    ColumnRoles,
+    DataRequest,
+    SplitRows,
     are_pictures,
     is_empty,
     picture_bytes,
@@ -39,7 +39,7 @@ from engine.recipes.arguments.text import LanguageModelSettings, LanguageSetting
 
 
 def hf_dataset_problem(
-    asked: Asked, model: ModelSettings | str, text: TextSettings, language: LanguageSettings
+    asked: DataRequest, model: ModelSettings | str, text: TextSettings, language: LanguageSettings
 ) -> Problem:
     """Return a data set as a problem of the kind that its columns are.
 
@@ -62,7 +62,9 @@ def hf_dataset_problem(
     return replace(made, notes=(*notes, *made.notes), groups={**groups, **made.groups})
 
 
-def _pictures(splits: dict[str, Rows], asked: Asked, model: ModelSettings | str) -> Problem:
+def _pictures(
+    splits: dict[str, SplitRows], asked: DataRequest, model: ModelSettings | str
+) -> Problem:
     inputs, label, _ = asked.columns
     if len(inputs) != 1 or label is None:
         raise ConfigurationError(
@@ -99,7 +101,7 @@ def _pictures(splits: dict[str, Rows], asked: Asked, model: ModelSettings | str)
     )
 
 
-def _pixels(rows: Rows, column: str, name: str, asked: Asked) -> torch.Tensor:
+def _pixels(rows: SplitRows, column: str, name: str, asked: DataRequest) -> torch.Tensor:
     """Return the pictures of a split, decoded and scaled."""
     pixels = [
         decode(
@@ -116,7 +118,7 @@ def _pixels(rows: Rows, column: str, name: str, asked: Asked) -> torch.Tensor:
     return standardized(pixels, torch.get_default_dtype())
 
 
-def _shown(rows: Rows, column: str, place: int) -> Any:  # noqa: ANN401 (an image of Pillow)
+def _shown(rows: SplitRows, column: str, place: int) -> Any:  # noqa: ANN401 (an image of Pillow)
     table = rows.table
     bare = table.cast_column(column, type(table.features[column])(decode=False))
     return shown_picture(picture_bytes(bare[place][column], rows.source, f"row {place}"))
@@ -127,8 +129,8 @@ def _row_names(labels: list[str]) -> list[str]:
 
 
 def _texts(
-    splits: dict[str, Rows],
-    asked: Asked,
+    splits: dict[str, SplitRows],
+    asked: DataRequest,
     models: Models,
     text: TextSettings,
     groups: dict[str, list[str]],
@@ -157,7 +159,7 @@ def _language_model(model: ModelSettings | str) -> LanguageModelSettings | str:
     return LanguageModelSettings(**sizes)
 
 
-def _prompts(table: Any, columns: Columns) -> list[tuple[str, str]]:  # noqa: ANN401 (whatever is handed in)
+def _prompts(table: Any, columns: ColumnRoles) -> list[tuple[str, str]]:  # noqa: ANN401 (whatever is handed in)
     rows = zip(*(plain(table, name) for name in columns.inputs), strict=True)
     texts = ["\n".join(str(part) for part in row if not is_empty(part)) for row in rows]
     if columns.label is None:
@@ -165,7 +167,9 @@ def _prompts(table: Any, columns: Columns) -> list[tuple[str, str]]:  # noqa: AN
     return list(zip(texts, map(str, plain(table, columns.label)), strict=True))
 
 
-def _numbers(splits: dict[str, Rows], asked: Asked, model: ModelSettings | str) -> Problem:
+def _numbers(
+    splits: dict[str, SplitRows], asked: DataRequest, model: ModelSettings | str
+) -> Problem:
     label = asked.columns.label
     if label is None:
         raise ConfigurationError(

@@ -26,7 +26,7 @@ _SHOWN = 5
 """Rows that were left out, by place in a sentence."""
 
 
-class Columns(NamedTuple):
+class ColumnRoles(NamedTuple):
     """Columns of a data set by what they are."""
 
     inputs: tuple[str, ...]
@@ -44,7 +44,7 @@ class Columns(NamedTuple):
         return (*self.inputs, *([self.label] if self.label else []))
 
 
-class Asked(NamedTuple):
+class DataRequest(NamedTuple):
     """The parts of a data set that are to be read, and how."""
 
     source: str
@@ -53,7 +53,7 @@ class Asked(NamedTuple):
     splits: dict[str, str | None]
     """Objective, validation and test: a split of the source, a source by itself, or nothing."""
 
-    columns: Columns
+    columns: ColumnRoles
     """Which columns are what."""
 
     hub: bool
@@ -72,7 +72,7 @@ class Asked(NamedTuple):
     """Most pixels of a picture."""
 
 
-class Rows(NamedTuple):
+class SplitRows(NamedTuple):
     """The rows of a split."""
 
     table: Any
@@ -155,7 +155,7 @@ def _stored(source: str, setting: str, *, hub: bool, known: Collection[str]) -> 
         ) from error
 
 
-def read_splits(asked: Asked) -> tuple[dict[str, Rows], list[str]]:
+def read_splits(asked: DataRequest) -> tuple[dict[str, SplitRows], list[str]]:
     """Return train, objective and perhaps validation and test, and what people should know.
 
     Raises:
@@ -166,14 +166,14 @@ def read_splits(asked: Asked) -> tuple[dict[str, Rows], list[str]]:
     _check_columns(found, asked)
     kept, left = {}, list[str]()
     for name, rows in found.items():
-        kept[name] = Rows(_filled(rows, asked, name, left), rows.source)
+        kept[name] = SplitRows(_filled(rows, asked, name, left), rows.source)
     if left:
         shown = ", ".join(left[:_SHOWN]) + (", ..." if len(left) > _SHOWN else "")
         notes.append(f"{len(left)} rows without a label or any input were left out: {shown}.")
     return kept, notes
 
 
-def _splits(asked: Asked) -> tuple[dict[str, Rows], list[str]]:
+def _splits(asked: DataRequest) -> tuple[dict[str, SplitRows], list[str]]:
     """Return the splits that are asked for, that the data set has, or that are held out of it."""
     stored = _load(asked.source, "source", hub=asked.hub)
     if "train" not in stored:
@@ -181,7 +181,7 @@ def _splits(asked: Asked) -> tuple[dict[str, Rows], list[str]]:
             f"{asked.source} has the splits {', '.join(stored)}, and no train. Save one of that "
             "name."
         )
-    found = {"train": Rows(stored["train"], asked.source)}
+    found = {"train": SplitRows(stored["train"], asked.source)}
     for name, source in asked.splits.items():
         if source is not None:
             found[name] = _asked_for(source, name, stored, asked)
@@ -190,25 +190,28 @@ def _splits(asked: Asked) -> tuple[dict[str, Rows], list[str]]:
     if "objective" in found:
         # One that the data set has for it, unless it is what the objective was asked to be.
         if "validation" not in found and own is not None and own != asked.splits["objective"]:
-            found["validation"] = Rows(stored[own], asked.source)
+            found["validation"] = SplitRows(stored[own], asked.source)
     elif own is not None and own != asked.splits["validation"]:
-        found["objective"] = Rows(stored[own], asked.source)
+        found["objective"] = SplitRows(stored[own], asked.source)
         notes.append(f"The objective examples are of the split {own} of the data set.")
     else:
         train, objective = _hold_out(stored["train"], asked)
-        found |= {"train": Rows(train, asked.source), "objective": Rows(objective, asked.source)}
+        found |= {
+            "train": SplitRows(train, asked.source),
+            "objective": SplitRows(objective, asked.source),
+        }
         why = "has no split validation" if own is None else f"has its split {own} for validation"
         notes.append(f"The data set {why}, so {len(objective)} of its training rows are held out.")
     others = (asked.splits["objective"], asked.splits["validation"])
     if "test" not in found and "test" in stored and "test" not in others:
-        found["test"] = Rows(stored["test"], asked.source)
+        found["test"] = SplitRows(stored["test"], asked.source)
     return found, notes
 
 
-def _asked_for(source: str, name: str, stored: dict[str, Any], asked: Asked) -> Rows:
+def _asked_for(source: str, name: str, stored: dict[str, Any], asked: DataRequest) -> SplitRows:
     """Return the split of a data set that is asked for by name, or a data set by itself."""
     if source in stored:
-        return Rows(stored[source], asked.source)
+        return SplitRows(stored[source], asked.source)
     tables = _load(source, name, hub=asked.hub, known=stored)
     chosen = name if name in tables else "train" if [*tables] == ["train"] else None
     if chosen is None:
@@ -216,10 +219,10 @@ def _asked_for(source: str, name: str, stored: dict[str, Any], asked: Asked) -> 
             f"arguments.{name} is {source}, which has the splits {', '.join(tables)}, and none "
             f"called {name}. Save the rows by themselves, or as a split of that name."
         )
-    return Rows(tables[chosen], source)
+    return SplitRows(tables[chosen], source)
 
 
-def _hold_out(table: Any, asked: Asked) -> tuple[Any, Any]:  # noqa: ANN401 (whatever is handed in)
+def _hold_out(table: Any, asked: DataRequest) -> tuple[Any, Any]:  # noqa: ANN401 (whatever is handed in)
     total = len(table)
     number = min(max(round(asked.held_out * total), 1), total - 1)
     if number < 1:
@@ -228,7 +231,7 @@ def _hold_out(table: Any, asked: Asked) -> tuple[Any, Any]:  # noqa: ANN401 (wha
     return table.select(sorted(order[number:])), table.select(sorted(order[:number]))
 
 
-def _check_columns(splits: dict[str, Rows], asked: Asked) -> None:
+def _check_columns(splits: dict[str, SplitRows], asked: DataRequest) -> None:
     for split, (table, source) in splits.items():
         groups = asked.columns.groups if split == "train" else ()
         missing = [n for n in (*asked.columns.needed, *groups) if n not in table.column_names]
@@ -253,7 +256,7 @@ def are_pictures(table: Any, name: str) -> bool:  # noqa: ANN401 (whatever is ha
     return type(table.features[name]).__name__ == "Image"
 
 
-def _filled(rows: Rows, asked: Asked, split: str, left: list[str]) -> Any:  # noqa: ANN401 (whatever is handed in)
+def _filled(rows: SplitRows, asked: DataRequest, split: str, left: list[str]) -> Any:  # noqa: ANN401 (whatever is handed in)
     """Return the rows that have a label and an input; note the others."""
     table, (inputs, label, _) = rows.table, asked.columns
     columns = {name: plain(table, name) for name in asked.columns.needed}

@@ -34,7 +34,7 @@ _SHOWN = 5
 """Rows that were left out, by place in a sentence."""
 
 
-class Rows(NamedTuple):
+class RowSettings(NamedTuple):
     """What is read of the rows of a file."""
 
     responses: Responses = Responses.ALL
@@ -49,7 +49,7 @@ def instructions_problem(
     held_out: tuple[float, int],
     text: TextSettings,
     models: Models,
-    wanted: Rows = Rows(),  # noqa: B008 (is never changed)
+    wanted: RowSettings = RowSettings(),  # noqa: B008 (is never changed)
 ) -> Problem:
     """Return instructions with responses, and a language model that answers.
 
@@ -158,7 +158,7 @@ def _repeated_notes(times: int) -> list[str]:
 
 
 def _passages(
-    url: str, split: str, left_out: list[str], unread: Counter[str], wanted: Rows
+    url: str, split: str, left_out: list[str], unread: Counter[str], wanted: RowSettings
 ) -> list[tuple[Passage, list[Any]]]:
     """Return the rows of a file as passages, each with what its fields of groups hold.
 

@@ -19,7 +19,7 @@ from engine.numerics.determinism import deterministic
 from engine.preflight.oracle import central_difference
 from engine.recipes.replay import ReplaySettings, StepPath
 from engine.replay.interpreter import Sweep, replay
-from engine.replay.plain_training import train
+from engine.replay.plain_training import train_unchecked
 from engine.schedules.by_name import schedule_maker
 from engine.schedules.simulator import measure
 from engine.schedules.trees import Seed, Tier, whole_run
@@ -61,7 +61,7 @@ class Ours:
 
     def plain(self) -> None:
         """See ``Contender.plain``."""
-        train(self.routine)
+        train_unchecked(self.routine)
 
     def forward(self) -> None:
         """See ``Contender.forward``."""

@@ -5,7 +5,7 @@ import torch
 
 from engine.preflight import moved
 from engine.preflight.moved import never_around, train_around
-from engine.replay.plain_training import train
+from engine.replay.plain_training import train_unchecked
 from tests import problems
 
 
@@ -24,7 +24,7 @@ def around(run, *distances):
 def test_each_is_the_training_at_its_point_by_itself(run):
     """Single trainings share no kernel with the batched one."""
     points = around(run, 0.05, 0.1, -0.05)
-    alone = [train(run, point) for point in points]
+    alone = [train_unchecked(run, point) for point in points]
 
     states, why_not = train_around(run, points, alone[0])
 
@@ -37,7 +37,7 @@ def test_each_is_the_training_at_its_point_by_itself(run):
 def test_rounding_as_large_as_what_is_measured_is_no_measurement(run):
     """A training that ends a little elsewhere than by itself hides moves that are as small."""
     points = around(run, 1e-3)
-    states = [train(run, point) for point in points]
+    states = [train_unchecked(run, point) for point in points]
     step = states[1]["params"] - states[0]["params"]
     off = {**states[0], "params": states[0]["params"] + 0.01 * step}
 
@@ -52,7 +52,7 @@ def test_rounding_as_large_as_what_is_measured_is_no_measurement(run):
 def test_a_direction_that_moves_nothing_is_measured_one_by_one(run, monkeypatch):
     """Beside no move at all any rounding is large, and signs of rounding are no agreement."""
     points = around(run, 0.0)
-    alone = train(run, points[0])
+    alone = train_unchecked(run, points[0])
     nearly = {**alone, "params": alone["params"] * (1 + 1e-15)}
     monkeypatch.setattr(moved, "train_many", lambda *_, **__: [nearly, nearly])
 
@@ -68,7 +68,7 @@ def test_models_of_which_few_fit_go_one_by_one(run, monkeypatch):
 
     assert never_around(run, 2) is None
     assert "more than the 2" in (never_around(run, 3) or "")
-    assert train_around(run, around(run, 0.1, 0.2), train(run))[0] == []
+    assert train_around(run, around(run, 0.1, 0.2), train_unchecked(run))[0] == []
 
 
 def test_a_loss_that_looks_at_numbers_goes_one_by_one():
@@ -81,7 +81,7 @@ def test_a_loss_that_looks_at_numbers_goes_one_by_one():
     run = problems.routine("momentum", loss=loss)
     points = around(run, 0.05, 0.1)
 
-    found, why_not = train_around(run, points, train(run, points[0]))
+    found, why_not = train_around(run, points, train_unchecked(run, points[0]))
 
     assert found == []
     assert "vmap" in (why_not or "")

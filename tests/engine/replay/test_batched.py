@@ -7,7 +7,7 @@ from torch import nn
 import engine
 from engine.errors import ConfigurationError, NonFiniteError, WitnessError
 from engine.replay.batched import evaluate_each, train_each, train_many
-from engine.replay.plain_training import train
+from engine.replay.plain_training import train_unchecked
 from tests import problems
 
 
@@ -51,7 +51,7 @@ def test_batched_runs_equal_the_runs_one_by_one(optimizer, kind):
     states = train_many(routine, points, together="batched")
 
     for state, z in zip(states, points, strict=True):
-        assert worst_error(state, train(routine, z)) < 1e-12
+        assert worst_error(state, train_unchecked(routine, z)) < 1e-12
 
 
 def test_runs_in_several_groups_are_all_there_in_order(monkeypatch):
@@ -64,7 +64,7 @@ def test_runs_in_several_groups_are_all_there_in_order(monkeypatch):
 
     assert len(states) == 10
     for state, z in zip(states, points, strict=True):
-        assert worst_error(state, train(routine, z)) < 1e-12
+        assert worst_error(state, train_unchecked(routine, z)) < 1e-12
 
 
 def test_effect_of_z_on_batched_runs_is_what_the_metagradient_says():
@@ -92,7 +92,7 @@ def test_run_that_diverges_leaves_the_others_as_they_are():
         first, second, third = train_each(routine, [good, wild, good], together=together)
 
         assert second is None
-        assert worst_error(first, train(routine, good)) < 1e-12
+        assert worst_error(first, train_unchecked(routine, good)) < 1e-12
         assert worst_error(third, first) < 1e-12
     with pytest.raises(NonFiniteError, match="loss became"):
         train_many(routine, [good, wild], together="batched")
@@ -111,7 +111,7 @@ def test_runs_of_several_seeds_each_draw_their_own_order():
 
     states = train_many(routine, [routine.point()] * 3, seeds=seeds, together="batched")
 
-    expected = [train(routine_of(seed)) for seed in seeds]
+    expected = [train_unchecked(routine_of(seed)) for seed in seeds]
     assert all(worst_error(a, b) < 1e-12 for a, b in zip(states, expected, strict=True))
     assert worst_error(states[0], states[1]) > 1e-3
 
@@ -125,7 +125,9 @@ def test_dropout_of_several_seeds_goes_one_by_one():
         train_many(routine, points, seeds=seeds, together="batched")
     states = train_many(routine, points, seeds=seeds)
 
-    expected = [train(problems.routine("momentum", "weights", seed=seed)) for seed in seeds]
+    expected = [
+        train_unchecked(problems.routine("momentum", "weights", seed=seed)) for seed in seeds
+    ]
     assert all(
         torch.equal(state[name], row)
         for state, alone in zip(states, expected, strict=True)
@@ -141,7 +143,9 @@ def test_loop_repeats_the_bits_of_each_run():
     states = train_many(routine, points, together="loop")
 
     for state, z in zip(states, points, strict=True):
-        assert all(torch.equal(row, state[name]) for name, row in train(routine, z).items())
+        assert all(
+            torch.equal(row, state[name]) for name, row in train_unchecked(routine, z).items()
+        )
 
 
 def test_seeds_without_a_point_are_refused():
@@ -168,7 +172,7 @@ def test_code_that_keeps_tensors_is_called_plainly():
         return losses
 
     routine = smooth_routine("momentum", "weights", loss=logged)
-    expected = train(smooth_routine("momentum", "weights", loss=_plain_loss))
+    expected = train_unchecked(smooth_routine("momentum", "weights", loss=_plain_loss))
 
     states = train_many(routine, [routine.point()] * 3)
     values = evaluate_each(
@@ -193,7 +197,7 @@ def test_runs_whose_later_steps_cannot_go_together_go_one_by_one():
         return losses
 
     routine = smooth_routine("momentum", "weights", loss=printed)
-    expected = train(smooth_routine("momentum", "weights", loss=_plain_loss))
+    expected = train_unchecked(smooth_routine("momentum", "weights", loss=_plain_loss))
 
     states = train_many(routine, [routine.point()] * 3, together="batched")
 

@@ -12,7 +12,7 @@ from engine import ExampleWeights, metagradient, sgd
 from engine.errors import ConfigurationError, WitnessError
 from engine.metaparameters.initial_parameters import InitialParameters
 from engine.replay.batched import train_many
-from engine.replay.plain_training import evaluate, train
+from engine.replay.plain_training import evaluate, train_unchecked
 from engine.routine.own_state import OWN
 from engine.step.step import plain_step
 from tests import routines
@@ -137,7 +137,7 @@ def test_runs_with_it_are_trained_one_by_one():
 
     states = train_many(own, points)
 
-    assert torch.equal(states[1][OWN], train(own, points[1])[OWN])
+    assert torch.equal(states[1][OWN], train_unchecked(own, points[1])[OWN])
 
 
 def cut(state, params, batch, step):
@@ -167,7 +167,9 @@ REFUSED = {
         "Keep integers out of the state",
     ),
     "other names": (
-        lambda: train(mean_teacher(advance=lambda state, params, batch, step: {"student": params})),
+        lambda: train_unchecked(
+            mean_teacher(advance=lambda state, params, batch, step: {"student": params})
+        ),
         ConfigurationError,
         "Return the same names and shapes",
     ),
@@ -213,7 +215,7 @@ def test_the_model_comes_back_with_its_statistics():
         routines.loss(theirs, (inputs[batch], labels[batch])).mean().backward()
         optimizer.step()
 
-    found = own.model_at(train(own))
+    found = own.model_at(train_unchecked(own))
 
     assert not found.training
     assert found.state_dict().keys() == theirs.state_dict().keys()
@@ -227,7 +229,7 @@ def test_the_model_comes_back_with_its_statistics():
 def test_the_model_that_comes_back_is_the_average_where_one_is_evaluated():
     """Its output is the one that the metagradient is of."""
     own = run(optimizer=engine.averaged(sgd(0.9), 0.8))
-    state = train(own)
+    state = train_unchecked(own)
 
     found = own.model_at(state)
 

@@ -21,7 +21,7 @@ from engine.preflight.oracle import whole_run_gradient
 from engine.recipes.replay import StepPath
 from engine.replay.batched import train_many
 from engine.replay.metagradient import metagradient
-from engine.replay.plain_training import train
+from engine.replay.plain_training import train_unchecked
 from engine.routine.optimizers import adamw
 from engine.routine.routine import Routine
 from engine.step import compiling as programs
@@ -82,15 +82,15 @@ def test_compiled_gradient_serves_all_values_of_z():
     """Weights and rates are read anew at every step, by the one program that there is."""
     both = problems.kinds()["weights"] | problems.kinds()["learning-rate"]
     routine = replace(problems.routine("adamw", metaparameters=both), compile=True)
-    train(routine)
+    train_unchecked(routine)
     used = routine.programs["gradient, used"]
     moved = routine.with_metaparameters({n: 1.5 * value for n, value in routine.point().items()})
 
-    found = train(moved)
+    found = train_unchecked(moved)
 
     assert moved.programs["gradient, used"] is used
-    assert worst_error(found, train(replace(moved, compile=False))) < 1e-12
-    assert worst_error(found, train(routine)) > 1e-3
+    assert worst_error(found, train_unchecked(replace(moved, compile=False))) < 1e-12
+    assert worst_error(found, train_unchecked(routine)) > 1e-3
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
@@ -101,11 +101,11 @@ def test_compiled_steps_repeat_their_bits_and_train_the_eager_run(dropout):
     eager = problems.routine("adamw", "weights", model=model)
     compiled = replace(eager, compile=True)
 
-    first, again = train(compiled), train(compiled)
+    first, again = train_unchecked(compiled), train_unchecked(compiled)
 
     assert "gradient" in compiled.programs
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert worst_error(first, train(eager)) < 1e-12
+    assert worst_error(first, train_unchecked(eager)) < 1e-12
 
 
 def test_metagradient_of_compiled_steps_equals_autograd_of_the_whole_run():
@@ -187,7 +187,7 @@ def test_code_that_keeps_tensors_is_not_compiled(compile_all, caplog):
     routine = problems.routine("momentum", "weights", loss=logged, compile=compile_all)
     if compile_all:
         with pytest.raises(ConfigurationError, match="keeps tensors of a call"):
-            train(routine)
+            train_unchecked(routine)
         return
     _, expected = whole_run_gradient(routine, problems.output)
 
@@ -263,7 +263,7 @@ def test_compiled_runs_are_compiled_after_many_were_trained_together():
     points = [{"weights": routine.point()["weights"] * (1 + shift)} for shift in (0.0, 0.1, 0.2)]
 
     together = train_many(routine, points)
-    alone = [train(routine, point) for point in points]
+    alone = [train_unchecked(routine, point) for point in points]
 
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one["params"], other["params"], rtol=1e-9, atol=1e-12)

@@ -11,7 +11,7 @@ import pytest
 from engine.errors import DataError
 from engine.problems.saved.arrow_sizes import _contents, unpacked_bytes
 from engine.problems.saved.files import on_this_machine
-from engine.problems.saved.reading import Asked, Columns, read_splits
+from engine.problems.saved.reading import ColumnRoles, DataRequest, read_splits
 from engine.storage.content import BOMB_BYTES, BOMB_RATIO
 
 datasets = pytest.importorskip("datasets", reason="needs the extra datasets")
@@ -28,7 +28,7 @@ def own_cache(tmp_path, monkeypatch):
 
 def read(source):
     splits: dict[str, str | None] = {"objective": None, "validation": None, "test": None}
-    asked = Asked(str(source), splits, Columns(("text",), None), False, 0.3, 0, 8, 10**6)
+    asked = DataRequest(str(source), splits, ColumnRoles(("text",), None), False, 0.3, 0, 8, 10**6)
     found, _ = read_splits(asked)
     return sorted(text for rows in found.values() for text in rows.table["text"])
 
