@@ -5,17 +5,20 @@ from functools import partial
 
 from prefect import flow
 
-from engine.applications.attribution.record import AttributionRecord, Found, judged_baselines
+from engine.applications.attribution.record import (
+    AttributionRecord,
+    AttributionStages,
+    judged_baselines,
+)
 from engine.applications.attribution.works import subsets, works
 from engine.preflight.verdict import CheckReport
 from engine.problems.segments import first_step, segments
 from engine.recipes.attribution import AttributionBaseline, AttributionRecipe, AttributionSettings
-from engine.recipes.forms.fields import filled_in
 from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
-from engine.storage.location import StoreUrl, absolute
+from engine.storage.location import StoreUrl
 from flows.parts.naming import flow_run_name
-from flows.parts.opening import opened
+from flows.parts.opening import Form, opened
 from flows.parts.sent import Arguments
 from flows.parts.sweep import reverse_sweep
 from flows.parts.training import train
@@ -50,18 +53,10 @@ def attribution(  # noqa: PLR0913 (the fields of its form)
         device: In place of ``training.device``.
         max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe = filled_in(
-        recipe,
-        settings,
-        arguments,
-        queries=queries,
-        seed=seed,
-        device=device,
-        max_seconds=max_seconds,
-    )
-    store = absolute(store)
-    with opened(recipe, store, _title(recipe), work.check) as workers:
-        return attribute(recipe, store, workers)
+    fields = {"queries": queries, "seed": seed, "device": device, "max_seconds": max_seconds}
+    form = Form(settings, arguments, fields)
+    with opened(recipe, store, form, _title, work.check) as begun:
+        return attribute(*begun)
 
 
 def attribute(recipe: AttributionRecipe, store: str, workers: Workers) -> AttributionRecord:
@@ -113,7 +108,7 @@ def _attribute(
     if settings.basis is not None:
         name = "scores by the directions"
         spanned = stages.run(work.basis_scores, name, seeds=adjoint, gradient=gradient)
-    found = Found(
+    found = AttributionStages(
         final=final,
         seed=adjoint,
         gradient=gradient,

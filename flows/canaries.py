@@ -9,12 +9,11 @@ from engine.applications.canaries.record import BEFORE, OWN, WRONG, CanariesReco
 from engine.applications.canaries.stages import CanarySet
 from engine.applications.canaries.works import works
 from engine.recipes.canaries import CanariesRecipe
-from engine.recipes.forms.fields import filled_in
 from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
-from engine.storage.location import StoreUrl, absolute
+from engine.storage.location import StoreUrl
 from flows.parts.naming import flow_run_name
-from flows.parts.opening import opened
+from flows.parts.opening import Form, opened
 from flows.parts.sent import Arguments
 from tasks import canaries as work
 from tasks import reporting, training
@@ -49,19 +48,16 @@ def canaries(  # noqa: PLR0913 (the fields of its form)
         device: In place of ``training.device``.
         max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe = filled_in(
-        recipe,
-        settings,
-        arguments,
-        canaries=canaries,
-        outer_steps=outer_steps,
-        seed=seed,
-        device=device,
-        max_seconds=max_seconds,
-    )
-    store = absolute(store)
-    with opened(recipe, store, _title(recipe), work.check) as workers:
-        return optimize(recipe, store, workers)
+    fields = {
+        "canaries": canaries,
+        "outer_steps": outer_steps,
+        "seed": seed,
+        "device": device,
+        "max_seconds": max_seconds,
+    }
+    form = Form(settings, arguments, fields)
+    with opened(recipe, store, form, _title, work.check) as begun:
+        return optimize(*begun)
 
 
 def optimize(recipe: CanariesRecipe, store: str, workers: Workers) -> CanariesRecord:

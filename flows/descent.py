@@ -11,11 +11,10 @@ from engine.applications.descent.record import RunRecord
 from engine.planning.expected import descent_works
 from engine.problems.segments import first_step, segments
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.forms.fields import filled_in
-from engine.storage.location import StoreUrl, absolute
+from engine.storage.location import StoreUrl
 from flows.parts.comparisons import compare
 from flows.parts.naming import flow_run_name
-from flows.parts.opening import opened
+from flows.parts.opening import Form, opened
 from flows.parts.sent import Arguments
 from flows.parts.sweep import reverse_sweep
 from flows.parts.training import train
@@ -49,18 +48,15 @@ def descent(  # noqa: PLR0913 (the fields of its form)
         device: In place of ``training.device``.
         max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe = filled_in(
-        recipe,
-        settings,
-        arguments,
-        outer_steps=outer_steps,
-        seed=seed,
-        device=device,
-        max_seconds=max_seconds,
-    )
-    store = absolute(store)
-    with opened(recipe, store, title_of(recipe), training.check) as workers:
-        return descend(recipe, store, workers)
+    fields = {
+        "outer_steps": outer_steps,
+        "seed": seed,
+        "device": device,
+        "max_seconds": max_seconds,
+    }
+    form = Form(settings, arguments, fields)
+    with opened(recipe, store, form, title_of, training.check) as begun:
+        return descend(*begun)
 
 
 def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:

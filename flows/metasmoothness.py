@@ -9,14 +9,13 @@ from engine.applications.smoothness.record import SmoothnessRecord, Trained
 from engine.applications.smoothness.stages import Shift
 from engine.applications.smoothness.works import works
 from engine.problems.segments import segments
-from engine.recipes.forms.fields import filled_in
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothnessSettings
 from engine.recipes.training import Retraining
 from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
-from engine.storage.location import StoreUrl, absolute
+from engine.storage.location import StoreUrl
 from flows.parts.naming import flow_run_name
-from flows.parts.opening import opened
+from flows.parts.opening import Form, opened
 from flows.parts.sent import Arguments
 from flows.parts.training import hand_in_training
 from tasks import smoothness, training
@@ -49,18 +48,10 @@ def metasmoothness(  # noqa: PLR0913 (the fields of its form)
         device: In place of ``training.device``.
         max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe = filled_in(
-        recipe,
-        settings,
-        arguments,
-        directions=directions,
-        seed=seed,
-        device=device,
-        max_seconds=max_seconds,
-    )
-    store = absolute(store)
-    with opened(recipe, store, _title(recipe), smoothness.check) as workers:
-        return measure(recipe, store, workers)
+    fields = {"directions": directions, "seed": seed, "device": device, "max_seconds": max_seconds}
+    form = Form(settings, arguments, fields)
+    with opened(recipe, store, form, _title, smoothness.check) as begun:
+        return measure(*begun)
 
 
 def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> SmoothnessRecord:

@@ -30,15 +30,14 @@ from engine.problems.segments import segments
 from engine.progress.board import Course
 from engine.progress.time_left import REPORT
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.forms.fields import filled_in
 from engine.recipes.names import run_name
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate
 from engine.recipes.titles import run_title
 from engine.stages.commits import read_scalars
-from engine.storage.location import StoreUrl, absolute
+from engine.storage.location import StoreUrl
 from flows.metasmoothness import measure
 from flows.parts.naming import flow_run_name
-from flows.parts.opening import opened
+from flows.parts.opening import Form, opened
 from flows.parts.sent import Arguments
 from flows.parts.training import train
 from tasks import smoothness, training
@@ -70,20 +69,22 @@ def smooth_search(  # noqa: PLR0913 (the fields of its form)
         device: In place of ``training.device``.
         max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe = filled_in(
-        recipe, settings, arguments, seed=seed, device=device, max_seconds=max_seconds
-    )
-    store = absolute(store)
+    fields = {"seed": seed, "device": device, "max_seconds": max_seconds}
+    form = Form(settings, arguments, fields)
+    with opened(recipe, store, form, _title, smoothness.check_search) as begun:
+        return search(*begun)
+
+
+def search(recipe: SmoothSearchRecipe, store: str, workers: Workers) -> SearchRecord:
+    """Search on workers that are there, inside a flow run."""
     started = datetime.now(UTC).isoformat()
-    title = f"Search for a smooth routine: {recipe.name}"
-    with opened(recipe, store, title, smoothness.check_search) as workers:
-        with growing(recipe, store, title) as page:
-            whole = _whole(recipe, store)
-            trials = _try_all(_Search(recipe, store, workers, page, whole))
-        with whole.board.at_work(REPORT, REPORT):
-            record = smoothness.conclude_search(recipe, store, trials, started)
-        whole.finish()
-        return record
+    with growing(recipe, store, _title(recipe)) as page:
+        whole = _whole(recipe, store)
+        trials = _try_all(_Search(recipe, store, workers, page, whole))
+    with whole.board.at_work(REPORT, REPORT):
+        record = smoothness.conclude_search(recipe, store, trials, started)
+    whole.finish()
+    return record
 
 
 def _whole(recipe: SmoothSearchRecipe, store: str) -> Parts:
@@ -97,6 +98,10 @@ def _whole(recipe: SmoothSearchRecipe, store: str) -> Parts:
         noun="parts",
     )
     return Parts(f"progress-{name}", course)
+
+
+def _title(recipe: SmoothSearchRecipe) -> str:
+    return f"Search for a smooth routine: {recipe.name}"
 
 
 @dataclass(frozen=True)
