@@ -27,7 +27,7 @@ cancel to nothing, as of a bias before a normalization, are noise."""
 
 
 @dataclass
-class Seen:
+class StepNumbers:
     """The numbers of one step, taken by the engine or by the module itself.
 
     Attributes:
@@ -55,7 +55,7 @@ class Seen:
 
 def own_step(
     given: nn.Module, routine: Routine, terms: Sequence[Term], z: Metaparams, step: int
-) -> Seen:
+) -> StepNumbers:
     """Let the module take a step by itself, as far as its gradient.
 
     Args:
@@ -93,7 +93,7 @@ def own_step(
     found: dict[str, Tensor] = {}
     if routine.statistics is not None:
         found = {n: _held(given, n).detach().clone() for n in routine.statistics.layout.shapes}
-    return Seen(torch.cat(seen), gradient, found)
+    return StepNumbers(torch.cat(seen), gradient, found)
 
 
 def _held(given: nn.Module, name: str) -> Tensor:
@@ -115,9 +115,9 @@ def _refuse_written_gradients(
         known, version = before.get(name, (None, -1))
         if found is not None and (found is not known or found._version != version):
             raise WitnessError(
-                f"The loss writes into the .grad of the parameter {name!r}, as a backward() of its "
-                "own does. Whether your loop would add that to the gradient of the step depends "
-                "on where it calls zero_grad(), and a step of the engine has no .grad. Take "
+                f"The loss writes into the .grad of the parameter {name!r}, for example by calling "
+                "backward(). Whether your own loop adds that to the gradient of the step depends "
+                "on where it calls zero_grad(); a step of the engine has no .grad. Take "
                 "derivatives inside of a loss by torch.autograd.grad(value, inputs)."
             )
 
@@ -130,10 +130,10 @@ def _refuse_cleared_gradients(
         known, _ = before.get(name, (None, -1))
         if known is not None and parameter.grad is None:
             raise WitnessError(
-                f"The loss clears the .grad of the parameter {name!r}, as a zero_grad() of its own "
-                "does. In a loop that accumulates, the gradient of the shards before it is there, "
-                "and would be lost; a step of the engine adds them all. Take derivatives inside of "
-                "a loss by torch.autograd.grad(value, inputs), or leave shards out."
+                f"The loss clears the .grad of the parameter {name!r}, for example by calling "
+                "zero_grad(). A loop that accumulates gradients would lose those of the earlier "
+                "shards there; a step of the engine adds up all of them. Take derivatives inside "
+                "of a loss by torch.autograd.grad(value, inputs), or leave shards out."
             )
 
 
@@ -199,20 +199,22 @@ def compare_shards(
     theirs.losses = theirs.losses.sum().reshape(1) / routine.batch_size
     plain = replace(routine, compile=False) if routine.compile else routine
 
-    def engines() -> Seen:
+    def engines() -> StepNumbers:
         params = state["params"].detach().requires_grad_()
         flat, loss, rows = batch_in_order(plain, state, params, z, step)
         statistics: dict[str, Tensor] = {}
         if routine.statistics is not None:
             statistics = routine.statistics.layout.views(rows[-1][BUFFERS])
-        return Seen(
+        return StepNumbers(
             loss.reshape(1), routine.layout.views(routine.hooked_sum(flat, step)), statistics
         )
 
     return compare_steps(routine, engines(), theirs, engines)
 
 
-def compare_steps(routine: Routine, own: Seen, theirs: Seen, again: Callable[[], Seen]) -> float:
+def compare_steps(
+    routine: Routine, own: StepNumbers, theirs: StepNumbers, again: Callable[[], StepNumbers]
+) -> float:
     """Return the largest error of the gradient; refuse what differs, with the likely cause.
 
     Args:
@@ -246,12 +248,12 @@ def compare_steps(routine: Routine, own: Seen, theirs: Seen, again: Callable[[],
         raise WitnessError(_other_gradient(errors, limit))
     name = max(moved, key=lambda n: moved[n])
     raise WitnessError(
-        f"After one step of its own the module's {name!r} differs by {moved[name]:.1e} from the "
-        f"engine's. {_cure_of_move(routine, name)}"
+        f"After one step that the module takes by itself, its {name!r} differs by "
+        f"{moved[name]:.1e} from the engine's. {_cure_of_move(routine, name)}"
     )
 
 
-def _refuse_moving_loss(own: Seen, repeated: Seen) -> None:
+def _refuse_moving_loss(own: StepNumbers, repeated: StepNumbers) -> None:
     """Refuse a loss that is another one when it is called again: whatever differs comes of that.
 
     Raises:
@@ -259,15 +261,15 @@ def _refuse_moving_loss(own: Seen, repeated: Seen) -> None:
     """
     if not torch.equal(repeated.losses, own.losses):
         raise WitnessError(
-            "Two calls of the loss with the same parameters, batch and seed gave "
-            f"{own.total:.8g} and {repeated.total:.8g}, so something that it reads is "
-            "neither in the state nor made from the step's number: a module outside of the run "
-            "that moves with it, a counter, a cache, or random numbers that torch does not draw. "
-            "Keep nothing between two calls, and draw from torch's global generator."
+            f"Two calls of the loss with the same parameters, batch and seed gave {own.total:.8g} "
+            f"and {repeated.total:.8g}, so the loss reads something that is neither in the state "
+            "nor computed from the step's number: a module outside of the run, a counter, a cache, "
+            "or random numbers that torch does not draw. Keep nothing between two calls, and draw "
+            "from torch's global generator."
         )
 
 
-def _refuse_moving_hooks(routine: Routine, own: Seen) -> None:
+def _refuse_moving_hooks(routine: Routine, own: StepNumbers) -> None:
     """Refuse hooks of parameters that make another gradient of the same one when called again.
 
     Raises:
@@ -280,25 +282,24 @@ def _refuse_moving_hooks(routine: Routine, own: Seen) -> None:
     if not torch.equal(one, other):
         place = routine.place("params", int((one != other).nonzero()[0]))
         raise WitnessError(
-            f"A hook on the parameter of {place} makes another gradient of the same one when it is "
-            "called again: it draws from a generator of its own, or keeps a counter. Draw from "
+            f"A hook on the parameter of {place} changes the same gradient differently when it is "
+            "called again. It draws from a generator of its own, or keeps a counter. Draw from "
             "torch's global generator, e.g. torch.randn_like(gradient), which is seeded for each "
             "step, and keep nothing between two calls."
         )
 
 
-def _other_loss(own: Seen, theirs: Seen) -> str:
+def _other_loss(own: StepNumbers, theirs: StepNumbers) -> str:
     return (
-        f"At the same parameters and batch the module that you handed in has the loss "
-        f"{theirs.total:.8g}, and the engine's copy of it {own.total:.8g}. The "
-        "loss or the forward pass reads something besides the module that it is given (another "
-        "module or a list of parameters that it holds, a detached copy of weights, a counter "
-        "or a cache, the .grad of parameters, a mode that was changed after the routine was "
-        "made), reads running "
-        "statistics that its own batch has just moved, or asks whether a tensor is an "
-        "nn.Parameter or a leaf, which the engine's are not. Read all of it from the module "
-        "that the loss is given, statistics before the layer is called, and tell parameters by "
-        "requires_grad."
+        "At the same parameters and batch, the module that you handed in has the loss "
+        f"{theirs.total:.8g}, and the engine's copy of it {own.total:.8g}. There are three likely "
+        "causes. The loss or the forward pass reads something besides the module that it is given: "
+        "another module, a list of parameters, a detached copy of weights, a counter or a cache, "
+        "the .grad of parameters, or a mode that was changed after the routine was made. It reads "
+        "running statistics that its own batch has just moved. Or it asks whether a tensor is an "
+        "nn.Parameter or a leaf, which the engine's tensors are not. Read everything from the "
+        "module that the loss is given, read statistics before the layer is called, and recognize "
+        "parameters by requires_grad."
     )
 
 
@@ -316,11 +317,12 @@ def _other_gradient(errors: Mapping[str, float], limit: float) -> str:
 def _cure_of_move(routine: Routine, name: str) -> str:
     if routine.statistics is not None and name in routine.statistics.carried.all:
         return (
-            "Something besides the forward pass moves it, such as a hook of the backward pass, or "
-            "reads the module that you handed in. Let the forward pass of the module that the loss "
-            "is given move it, by operations of torch."
+            "Either something outside of the forward pass moves it, such as a hook of the backward "
+            "pass, or the code reads the module that you handed in. Move it in the forward pass of "
+            "the module that the loss is given, by operations of torch."
         )
     return (
-        "So the layer moves its running statistics by rules of its own. Let it call "
-        "torch.nn.functional.batch_norm with its statistics, or use group or layer normalization."
+        "The layer moves its running statistics by a rule that the engine does not know. Let it "
+        "call torch.nn.functional.batch_norm with its statistics, or use group or layer "
+        "normalization."
     )

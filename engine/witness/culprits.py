@@ -132,7 +132,7 @@ def _words(name: str, module: nn.Module) -> str:
     shown = f"{name!r} ({type(module).__name__})" if name else type(module).__name__
     if getattr(module, "scale_grad_by_freq", False):
         return (
-            f"{shown} has scale_grad_by_freq, of which torch's second derivative knows nothing. "
-            "Leave it out, or divide by the counts in the loss"
+            f"{shown} has scale_grad_by_freq, which torch's second derivative ignores. Leave it "
+            "out, or divide by the counts in the loss"
         )
     return f"It is in {shown}. Write that module with other operations"

@@ -1,19 +1,26 @@
 """Refuses random numbers that no step seeds: of Python, of numpy, or of a user's generators.
 
 A call that draws them gives another result each time. Two calls may still agree by luck, for
-example where a layer is left out one time in ten, so the states of the generators are compared.
+example where a layer is left out one time in ten, so the states of the generators are compared:
+those of Python and of numpy, and those of the generators that the user's code can reach.
 """
 
 import random
 import sys
-from collections.abc import Callable
-from types import FrameType
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from types import FrameType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from engine.errors import ConfigurationError
-from engine.witness.held_generators import held_generators
+from engine.routine.module.reachable import parts_of_callable
 
 _Value = TypeVar("_Value")
 
@@ -113,6 +120,81 @@ _GENERATOR = random.random.__self__  # pyright: ignore[reportFunctionMemberAcces
 def _refusal(what: str, generator: str) -> ConfigurationError:
     return ConfigurationError(
         f"The {what} draws random numbers from {generator}, which no step seeds, so a step that is "
-        "run again would draw others. Draw from torch's global generator, e.g. torch.rand(()), or "
-        "make a generator with a seed of its own inside of the call."
+        "run again would draw different ones. Draw from torch's global generator, e.g. "
+        "torch.rand(()), or make a generator with a seed of its own inside of the call."
     )
+
+
+_MOST = 5000
+"""Objects that are looked at; what lies behind more of them is not looked for."""
+
+_LONGEST = 64
+"""Elements of a list or a dict that are looked at."""
+
+_CALLS = ("__call__", "__getitem__")
+
+_States = dict[str, tuple[Any, Callable[[], object]]]
+
+
+def held_generators(*owners: object) -> _States:
+    """Return the generators that objects can reach, and how to read the state of each, by name.
+
+    Followed are closures, defaults, names of globals that code reads, attributes, lists and dicts.
+    """
+    found: _States = {}
+    seen: set[int] = set()
+    kept: list[object] = []  # alive, so that no identity comes again
+    waiting: list[tuple[str, object]] = [("", owner) for owner in owners]
+    while waiting and len(seen) < _MOST:
+        name, value = waiting.pop()
+        if id(value) in seen or isinstance(value, _PLAIN):
+            continue
+        seen.add(id(value))
+        kept.append(value)
+        state = _state_of(value)
+        if state is not None:
+            found.setdefault(name or type(value).__name__, (value, state))
+            continue
+        with suppress(Exception):  # of an object that does not like to be looked at
+            parts = _parts(value)
+            waiting += [(inner or name, part) for inner, part in parts if not _is_empty(part)]
+    return found
+
+
+_PLAIN = (str, bytes, int, float, complex, Tensor, np.ndarray, ModuleType, type, type(None))
+
+
+def _is_empty(value: object) -> bool:
+    """Say whether nothing can lie in a value, as in most of what modules of torch hold."""
+    return isinstance(value, _PLAIN) or (type(value) in _CONTAINERS and not value)
+
+
+_CONTAINERS = {dict, OrderedDict, list, tuple, set, frozenset}
+
+
+def _state_of(value: object) -> Callable[[], object] | None:
+    if isinstance(value, torch.Generator):
+        return lambda: value.get_state().numpy().tobytes()
+    if isinstance(value, np.random.Generator):
+        return lambda: repr(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return lambda: repr([np.asarray(part).tolist() for part in value.get_state(legacy=True)])
+    if type(value) is random.Random:
+        return value.getstate
+    return None
+
+
+def _parts(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, FunctionType | MethodType | partial):
+        yield from parts_of_callable(value)
+    elif isinstance(value, dict):
+        # As dict itself does it: a class of dicts may make its values when it is asked for them.
+        yield from ((str(key), each) for key, each in islice(dict.items(value), _LONGEST))
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from (("", each) for each in islice(value, _LONGEST))
+    elif not str(type(value).__module__).startswith(("torch.autograd", "builtins")):
+        held = getattr(value, "__dict__", None)
+        if isinstance(held, dict):
+            yield from held.items()
+        own = [getattr(type(value), name, None) for name in ("forward", *_CALLS)]
+        yield from (("", each) for each in own if isinstance(each, FunctionType))

@@ -30,8 +30,8 @@ def given_module(routine: Routine) -> nn.Module:
     if all(shapes.get(name) == shape for name, shape in routine.layout.shapes.items()):
         return given
     raise WitnessError(
-        "The module that was handed in has other parameters than when the routine was made. Make "
-        "the routine anew from the module as it is now."
+        "The module that was handed in no longer has the parameters that it had when the routine "
+        "was made. Make a new routine from the module as it is now."
     )
 
 

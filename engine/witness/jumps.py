@@ -57,8 +57,8 @@ def note_of_jumps(
     if not unheard:
         return ""
     words = (
-        f"The update of optimizer {routine.optimizer.name!r} follows its gradient in jumps only "
-        "(a sign, a rounding, a comparison): its derivative by the gradient is 0, so the "
+        f"The update of optimizer {routine.optimizer.name!r} uses its gradient only through jumps "
+        "(a sign, a rounding, a comparison). Its derivative by the gradient is 0, so the "
         f"metagradient of {', '.join(map(repr, unheard))} is 0 whatever the data."
     )
     if len(unheard) == len(routine.metaparameters):

@@ -96,10 +96,10 @@ def words_for(leaf: Leaf, module: nn.Module) -> str:
     shape = tuple(leaf.tensor.shape)
     what = (
         f"the parameter {names[0]!r} of the module that you handed in, instead of that of the "
-        "module it is given,"
+        "module that it is given,"
         if names
-        else f"a tensor of shape {shape} that requires a gradient and is no parameter of the "
-        "module it is given,"
+        else f"a tensor of shape {shape} that requires a gradient and is not a parameter of "
+        "the module that it is given,"
     )
     return f"{what}{f' at {leaf.line}' if leaf.line else ''}"
 

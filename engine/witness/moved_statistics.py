@@ -112,8 +112,8 @@ def _refuse_cut_reads(routine: Routine, state: State, z: Metaparams, step: int) 
     if not found.is_wrong:
         return not_settled(what, found)
     raise WitnessError(
-        f"The loss reads {_subject(routine)}, and what it makes of them is taken out of the graph"
-        f"{_lines(function, leaves)}, so their derivative would be lost. {_cure(routine)}"
+        f"The loss reads {_subject(routine)}, but what it computes from them is taken out of the "
+        f"graph{_lines(function, leaves)}, so their derivative would be lost. {_cure(routine)}"
     )
 
 

@@ -71,10 +71,10 @@ def compare_output_slope(
         return None, f"The derivative of the output was not compared: {words[0]}"
     if found.is_wrong:
         raise WitnessError(
-            f"The derivative of the output is off by {found.error:.1e} from finite differences of "
-            f"it: a part of it is cut out of the graph{_lines(routine, output, state)}. Look for a "
+            f"The derivative of the output is off by {found.error:.1e} from finite differences: a "
+            f"part of it is cut out of the graph{_lines(routine, output, state)}. Look for a "
             "detach(), .data, item(), numpy() or no_grad() in the output, or in what the model "
-            "computes where it is evaluated, and for a backward pass of its own "
+            "computes in evaluation mode, and for a backward pass that you define yourself "
             "(grad_fn.register_hook, a custom function). Compute all of the output from the "
             "model's parameters, or leave that part out."
         )

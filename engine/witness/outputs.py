@@ -122,7 +122,33 @@ def compare_output(
     """
     part = first_part(output)
     leaves = {name: row.detach().clone().requires_grad_() for name, row in state.items()}
-    known = [leaves[name] for name in read_by_outputs(routine, state)]
+    value, slopes = _with_graph(routine, part, leaves, sloped=sloped)
+    own = value.detach()
+    error = relative(own, theirs.to(own.device), least_size(routine))
+    if error <= value_limit(routine):
+        return Answer(error, own, slopes)
+    _refuse_moving_output(routine, part, leaves, own)
+    _refuse_two_functions(routine, part, state, own)
+    raise WitnessError(
+        "At the same parameters, the output of the module that you handed in is "
+        f"{float(theirs):.8g}, and that of the engine's copy is {float(own):.8g}. Either the "
+        "output reads something besides the module that it is given, such as features that a "
+        "training step has left behind, or the module computes from something that was there "
+        "before evaluation began. Read everything from the module that the output is given, and "
+        "call that module for what it computes."
+    )
+
+
+def _with_graph(
+    routine: Routine, part: Output, leaves: State, *, sloped: bool
+) -> tuple[Tensor, State]:
+    """Return the output with its graph, and its derivatives where they are wanted and exist.
+
+    Raises:
+        WitnessError: If the output reads a tensor with a gradient from elsewhere.
+    """
+    names = read_by_outputs(routine, leaves)
+    known = [leaves[name] for name in names]
 
     def evaluated() -> Tensor:
         with torch.enable_grad():
@@ -132,43 +158,45 @@ def compare_output(
     with routine.binding.kept():
         with full_precision("output"):
             value = undrawn("output", evaluated, part, routine.model)
-        is_foreign = value.requires_grad and foreign_leaves(value, known)
-        if sloped and value.requires_grad and not is_foreign:
-            # What cannot be differentiated at all is refused with better words elsewhere.
-            with suppress(RuntimeError, NotImplementedError):
-                slopes = dict(
-                    zip(read_by_outputs(routine, state), _slopes(value, known), strict=True)
-                )
-    if is_foreign:
-        with routine.binding.kept():
+        if value.requires_grad and foreign_leaves(value, known):
             refuse_leaves(routine.given, "output", evaluated, known)
-    own, limit = value.detach(), value_limit(routine)
-    error = relative(own, theirs.to(own.device), least_size(routine))
-    if error <= limit:
-        return Answer(error, own, slopes)
+        elif sloped and value.requires_grad:
+            # An output that cannot be differentiated is refused later, in better words.
+            with suppress(RuntimeError, NotImplementedError):
+                slopes = dict(zip(names, _slopes(value, known), strict=True))
+    return value, slopes
+
+
+def _refuse_moving_output(routine: Routine, part: Output, leaves: State, first: Tensor) -> None:
+    """Refuse an output that differs from itself when it is called again.
+
+    Raises:
+        WitnessError: With both values.
+    """
     again = routine.evaluate(part, leaves).detach()
-    if not torch.equal(again, own):
+    if not torch.equal(again, first):
         raise WitnessError(
-            f"The output, called twice at the same parameters, is {float(own):.8g} and "
+            f"Two calls of the output at the same parameters returned {float(first):.8g} and "
             f"{float(again):.8g}. Draw random numbers from torch's global generator, which is "
-            "seeded for it, keep nothing between two calls, and write into nothing that you hold."
+            "seeded for each call, keep nothing between two calls, and do not write into tensors "
+            "that the output holds."
         )
+
+
+def _refuse_two_functions(routine: Routine, part: Output, state: State, own: Tensor) -> None:
+    """Refuse an output whose value depends on whether gradients are enabled.
+
+    Raises:
+        WitnessError: With both values.
+    """
     with torch.no_grad():
         bare = routine.evaluate(part, state)
-    if relative(bare, own, least_size(routine)) > limit:
+    if relative(bare, own, least_size(routine)) > value_limit(routine):
         raise WitnessError(
-            f"The output is {float(own):.8g} where a graph is wanted and {float(bare):.8g} where "
-            "none is, so its value and its derivative are of two functions. Look for "
-            "is_grad_enabled() or requires_grad in the model or the output, and compute the same "
-            "in both."
+            f"The output is {float(own):.8g} with gradients enabled and {float(bare):.8g} without, "
+            "so its value and its derivative belong to two functions. Look for is_grad_enabled() "
+            "or requires_grad in the model or the output, and compute the same in both cases."
         )
-    raise WitnessError(
-        f"At the same parameters the output of the module that you handed in is "
-        f"{float(theirs):.8g}, and that of the engine's copy {float(own):.8g}. The output reads "
-        "something besides the module that it is given, such as features that a training step has "
-        "left behind, or the module computes from what was there before evaluation began. Read all "
-        "of it from the module that the output is given, and call the module for what it computes."
-    )
 
 
 def first_part(output: Output) -> Output:

@@ -184,8 +184,8 @@ class FirstCalls:
             raise WitnessError(
                 f"Step 0 had the loss {float(first):.8g} when the loss was called for the first "
                 f"time and {float(later):.8g} when the run was trained, at the same parameters and "
-                "batch: what it computes depends on how often it was called. Keep no counter, no "
-                "cache and no random numbers of your own in the model, the loss or the examples."
+                "batch. So its value depends on how often it was called. Keep no counter, no cache "
+                "and no random numbers of your own in the model, the loss or the examples."
             )
 
 

@@ -9,32 +9,27 @@ that torch itself has wrong.
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from engine.errors import NonFiniteError
 from engine.models.attention import note_of_matrices, whole_matrices
-from engine.numerics.determinism import deterministic, filling, generator
-from engine.routine.layout import Layout
-from engine.routine.loss_terms import Term
+from engine.numerics.determinism import deterministic, filling
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.shown.line import shown_fields
 from engine.step.coupling import note_of_shards
 from engine.step.products import entering
-from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State
 from engine.witness.agreement import relative
-from engine.witness.compared_steps import Seen, compare_shards, compare_steps, own_step
-from engine.witness.curvature import Here, compare_derivatives
+from engine.witness.compared_point import ComparedPoint, compared_point, updated
+from engine.witness.compared_steps import StepNumbers, compare_shards, compare_steps, own_step
+from engine.witness.curvature import compare_derivatives
 from engine.witness.entries import refuse_cut_entries
-from engine.witness.finite_differences import directions
-from engine.witness.in_place import Frozen, count_batches, given_module, in_place
+from engine.witness.in_place import count_batches, given_module, in_place
 from engine.witness.jumps import follows, note_of_jumps
 from engine.witness.leaves import foreign_leaves, refuse_leaves
 from engine.witness.moved_statistics import refuse_cut_statistics
@@ -81,7 +76,7 @@ class Witness:
         note = "".join(f" {words}" for words in (self.shards, self.note) if words)
         if not self.was_asked:
             return (
-                "There was no witness (witness=False): nobody compared this run's step with one "
+                "There was no witness (witness=False): no step of this run was compared with one "
                 f"that the module takes by itself.{note}"
             )
         curvature = (
@@ -134,178 +129,105 @@ def testify(
         ``tests/bench/bench_witness.py`` measures it.
     """
     with filling(), deterministic():
-        step, first = min(1, routine.num_steps - 1), routine.initial_state(z)
-        term = routine.first_piece(next(routine.terms(step)))
         with whole_matrices() as matrices:
-            state, own = _moved_step(routine, first, term, z, step)
-        assert own.flat is not None
-        before = {**first, **state}
-        after, heard = _look_at_update(routine, before, own.flat, z, step)
-        shards = note_of_shards(routine) if routine.shards > 1 else ""
+            point = compared_point(routine, z)
+        before = {**point.first, **point.state}
+        after, heard = _look_at_update(routine, before, point.gradient, z, point.step)
         in_jumps = ""
         if outputs and not heard and not jumps:
-            in_jumps = note_of_jumps(routine, before, own.flat, z, step)
-
-        def again() -> Seen:
-            return _engine_step(routine, term, z, step, state)
-
-        def led_to() -> State:
-            repeated = again()
-            assert repeated.flat is not None
-            with torch.no_grad():  # as in a step of training
-                return repeated.moved | _updated(routine, before, repeated.flat, z, step)
-
-        given = given_module(routine)
-        before_this = {n: step * routine.shards * own.calls[n] for n in own.calls}
-        with routine.reading(state), in_place(given, routine, state) as place:
-            frozen = place.watch()
-            count_batches(given, routine, before_this)
-            theirs = own_step(given, routine, [term], z, step)
-            frozen.refuse_moved()
-            values = [own_output(place, output) for output in outputs]
-            # Once more while the handed-in module holds other numbers: whoever reads them is seen
-            # in the last bit, however little it makes of them.
-            place.put()
-            elsewhere = led_to()
-        error = compare_steps(routine, own, theirs, again)
-        if routine.shards > 1:
-            error = max(error, compare_shards(routine, state, before_this, z, step))
-        refuse_another(routine, step, own.moved | after, elsewhere, led_to)
+            in_jumps = note_of_jumps(routine, before, point.gradient, z, point.step)
+        seen = _step_by_itself(point, outputs)
+        error = _gradient_error(point, seen)
+        refuse_another(routine, point.step, point.own.moved | after, seen.elsewhere, point.led_to)
         cut = [
-            check(routine, state, z, step) for check in (refuse_cut_statistics, refuse_cut_entries)
+            check(routine, point.state, z, point.step)
+            for check in (refuse_cut_statistics, refuse_cut_entries)
         ]
-        answers = _answers(routine, outputs, values, (first, state), z)
+        answers = _answers(point, outputs, seen.values)
         moves = {name: float((row - before[name]).norm()) for name, row in after.items()}
-        curvature, note = compare_derivatives(
-            routine, Here(state, term, own.losses, after, own.flat, step, z, moves)
-        )
+        curvature, note = compare_derivatives(routine, point.here(after, moves))
         both = zip(outputs, answers, strict=True)
-        slopes = [compare_output_slope(routine, output, state, each) for output, each in both]
+        slopes = [compare_output_slope(routine, output, point.state, each) for output, each in both]
     return Witness(
         gradient=error,
-        loss=relative(own.losses, theirs.losses),
+        loss=relative(point.own.losses, seen.step.losses),
         output=max((answer.error for answer in answers), default=math.nan),
         curvature=curvature,
         slope=max((error for error, _ in slopes if error is not None), default=None),
-        shards=shards,
+        shards=note_of_shards(routine) if routine.shards > 1 else "",
         note=_told_once(
             [in_jumps, *cut, note, *(words for _, words in slopes), note_of_matrices(matrices)]
         ),
     )
 
 
+@dataclass(frozen=True)
+class _ByItself:
+    """What the handed-in module computes by itself at the point of the comparison.
+
+    Attributes:
+        step: Its step.
+        values: Its outputs, in order.
+        elsewhere: What the engine's step leads to while the handed-in module holds other numbers.
+    """
+
+    step: StepNumbers
+    values: list[Tensor]
+    elsewhere: State
+
+
+def _step_by_itself(point: ComparedPoint, outputs: Sequence[Output]) -> _ByItself:
+    """Let the handed-in module take its step and compute its outputs.
+
+    Raises:
+        WitnessError: If the step moves something that is frozen.
+    """
+    routine, given = point.routine, given_module(point.routine)
+    with routine.reading(point.state), in_place(given, routine, point.state) as place:
+        frozen = place.watch()
+        count_batches(given, routine, point.calls_before)
+        step = own_step(given, routine, [point.term], point.z, point.step)
+        frozen.refuse_moved()
+        values = [own_output(place, output) for output in outputs]
+        # The engine's step is taken again while the handed-in module holds other numbers. A loss
+        # that reads that module then differs in its last bits, however little it reads.
+        place.put()
+        return _ByItself(step, values, point.led_to())
+
+
+def _gradient_error(point: ComparedPoint, seen: _ByItself) -> float:
+    """Return the largest error of the engine's gradient, of the first shard and of all of them.
+
+    Raises:
+        WitnessError: If the steps differ by more than roundings do.
+    """
+    error = compare_steps(point.routine, point.own, seen.step, point.again)
+    if point.routine.shards == 1:
+        return error
+    shards = compare_shards(point.routine, point.state, point.calls_before, point.z, point.step)
+    return max(error, shards)
+
+
 def _answers(
-    routine: Routine,
-    outputs: Sequence[Output],
-    values: Sequence[Tensor],
-    states: tuple[State, State],
-    z: Metaparams,
+    point: ComparedPoint, outputs: Sequence[Output], values: Sequence[Tensor]
 ) -> list[Answer]:
-    """Compare each output with what it is of the handed-in module itself.
+    """Compare each output with the value that the handed-in module itself gives.
 
     Args:
-        routine: The run.
+        point: Where the outputs are compared.
         outputs: phi, one or several, or none.
-        values: What ``own_output`` returned of each.
-        states: The first state, and the one that the handed-in module held.
-        z: Metaparameters.
+        values: What ``own_output`` returned for each.
     """
     if not outputs:
         return []
     pairs = zip(outputs, values, strict=True)
     asked = [(output, value, not is_of_few(output)) for output, value in pairs]
-    return compare_outputs(routine, states, z, asked)
+    return compare_outputs(point.routine, (point.first, point.state), point.z, asked)
 
 
 def _told_once(notes: Sequence[str]) -> str:
     """Return what was seen in one text, without what is empty or said already."""
     return " ".join(dict.fromkeys(filter(None, notes)))
-
-
-def _moved_step(
-    routine: Routine, first: State, term: Term, z: Metaparams, step: int
-) -> tuple[State, Seen]:
-    """Return a state that is not the first, and the engine's step there.
-
-    Raises:
-        NonFiniteError: If its losses are not finite, also after one step of training.
-    """
-    state = moved_state(routine, first)
-    own = _engine_step(routine, term, z, step, state)
-    if not torch.isfinite(own.losses).all():  # 5 % may be too much where a logarithm is near
-        state, _ = plain_step(routine, first, z, 0)
-        own = _engine_step(routine, term, z, step, state)
-    if not torch.isfinite(own.losses).all():
-        raise NonFiniteError(
-            f"The loss of step {step} is {own.total}. The first step went well, so look at the "
-            "examples of this one, and for a logarithm, a root or a division by 0 in the model or "
-            "the loss; if there is none, use a lower learning_rate.",
-            settings=("training.learning_rate",),
-        )
-    return state, own
-
-
-def moved_state(routine: Routine, state: State) -> State:
-    """Return a state that is neither the first nor near it: each number is moved by about 5 %.
-
-    No step is taken for it: in a warm-up, none would move anything. Every second tensor grows and
-    every other one shrinks, by other shares of its numbers, so that the size of a tensor is another
-    one and that of what the layers compute is not.
-
-    Args:
-        routine: The run.
-        state: Its first state, or one in its place.
-    """
-    layout, drawn = routine.layout, generator(routine.seed, "witness")
-    moved = {"params": _moved(layout, state["params"].detach(), drawn, 0.01)}
-    if routine.statistics is not None:
-        buffers, real = state[BUFFERS].detach(), routine.statistics.real
-        other = _moved(routine.statistics.layout, buffers, drawn, 0.1)
-        moved[BUFFERS] = torch.cat([other[:real], buffers[real:]])  # what counts stays whole
-    return {**state, **moved}
-
-
-def _moved(layout: Layout, flat: Tensor, drawn: torch.Generator, from_zero: float) -> Tensor:
-    shares = directions(flat, drawn).abs().clamp(max=2)  # normal numbers: 0.8 on average
-    flat = flat.clone()
-    pairs = zip(flat.split(layout.sizes), shares.split(layout.sizes), strict=True)
-    for i, (values, share) in enumerate(pairs):
-        if values.any():
-            values.mul_(share.mul_(0.06 * (-1) ** i).add_(1))
-        else:
-            values.add_(share, alpha=from_zero * (-1) ** i)
-    return flat
-
-
-def _engine_step(routine: Routine, term: Term, z: Metaparams, step: int, state: State) -> Seen:
-    """Return what the engine finds, and refuse graphs that begin elsewhere."""
-    # No copy: in a run, too, a step reads the same memory when it is run again.
-    params = state["params"].detach().requires_grad_()
-    frozen = Frozen(routine.model, routine, params)
-    with routine.reading(state) as calls, torch.enable_grad(), routine.binding.kept():
-        losses = routine.term_losses(params, term, z, step)
-        loss = losses.sum() / routine.batch_size
-        left = {name: end.detach().clone() for name, end in calls.left.items()}
-        known = [params, *z.values()]
-        foreign = loss.requires_grad and foreign_leaves(loss, known)
-        (flat,) = torch.autograd.grad(loss, params, materialize_grads=True, allow_unused=True)
-    if foreign:
-        with routine.reading(state), torch.enable_grad(), routine.binding.kept():
-            refuse_leaves(
-                routine.given,
-                "loss",
-                lambda: routine.term_losses(params, term, z, step).sum(),
-                known,
-            )
-    calls.refuse_written(left)
-    frozen.refuse_moved()
-    statistics: dict[str, Tensor] = {}
-    moved = {n: row.detach() for n, row in routine.moved_buffers(state, calls, step).items()}
-    if routine.statistics is not None:
-        statistics = routine.statistics.layout.views(moved[BUFFERS])
-    gradient = routine.layout.views(routine.hooked(flat, step))
-    counted = Counter(call.name for call in calls)
-    return Seen(losses.detach(), gradient, statistics, counted, flat, moved)
 
 
 def _look_at_update(
@@ -323,7 +245,7 @@ def _look_at_update(
 
     def following() -> State:
         with torch.enable_grad(), routine.binding.kept():
-            return _updated(routine, {**state, **leaves}, given, {**z, **point}, step)
+            return updated(routine, {**state, **leaves}, given, {**z, **point}, step)
 
     def joined(rows: State) -> Tensor:
         return torch.stack([row.sum() for row in rows.values()]).sum()
@@ -337,12 +259,3 @@ def _look_at_update(
         {name: row.detach() for name, row in rows.items()},
         follows(rows["params"], [given, *moments]),
     )
-
-
-def _updated(routine: Routine, state: State, gradient: Tensor, z: Metaparams, step: int) -> State:
-    """Return what the optimizer moves, and the problem's own state, after an update.
-
-    In shards the gradient is that of one, and its hooks are a part of what is compared.
-    """
-    rows = routine.update(state, routine.hooked_term(gradient, step), z, step)
-    return rows | routine.moved_own(state, rows["params"], z, step)

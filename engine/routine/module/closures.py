@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.routine.module.reachable import parts_of_callable
+
 _DEEPEST = 8
 """Functions within functions that are looked into."""
 
@@ -119,15 +121,8 @@ def _reached(function: Callable[..., Any]) -> set[int]:
 
 
 def _parts(value: Any) -> Iterator[Any]:  # noqa: ANN401 (any object)
-    if isinstance(value, FunctionType):
-        yield from map(_content, value.__closure__ or ())
-        yield from value.__defaults__ or ()
-        names = [n for code in _codes(value.__code__) for n in code.co_names]
-        yield from (value.__globals__[name] for name in names if name in value.__globals__)
-    elif isinstance(value, MethodType):
-        yield from (value.__self__, value.__func__)
-    elif isinstance(value, partial):
-        yield from (value.func, *value.args, *value.keywords.values())
+    if isinstance(value, FunctionType | MethodType | partial):
+        yield from (part for _, part in parts_of_callable(value))
     elif isinstance(value, dict):
         yield from value.values()
     elif isinstance(value, list | tuple | set):
@@ -137,10 +132,3 @@ def _parts(value: Any) -> Iterator[Any]:  # noqa: ANN401 (any object)
         yield from (v for m in value.modules() for k, v in vars(m).items() if not k.startswith("_"))
     elif hasattr(value, "__dict__") and not isinstance(value, type | ModuleType):
         yield from vars(value).values()
-
-
-def _codes(code: Any) -> Iterator[Any]:  # noqa: ANN401 (code of functions)
-    yield code
-    for constant in code.co_consts:
-        if hasattr(constant, "co_names"):
-            yield from _codes(constant)

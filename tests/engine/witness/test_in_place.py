@@ -5,8 +5,8 @@ import threading
 import torch
 
 from engine.numerics.determinism import deterministic
+from engine.witness.compared_point import moved_state
 from engine.witness.in_place import in_place
-from engine.witness.witness import moved_state
 from tests.strangers.witnessed import routine
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import engine
 from engine.errors import WitnessError
-from engine.witness.witness import moved_state
+from engine.witness.compared_point import moved_state
 from engine.witness.witness import testify as ask
 from tests import problems
 from tests.strangers.plain import by_engine, loss, mlp

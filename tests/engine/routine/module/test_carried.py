@@ -9,7 +9,7 @@ from engine.errors import ConfigurationError, EngineError, WitnessError
 from engine.metaparameters.inputs import Inputs
 from engine.recipes.replay import StepPath
 from engine.replay.batched import train_many
-from engine.replay.plain_training import train
+from engine.replay.plain_training import train_unchecked
 from engine.routine.module.batch_norm import BUFFERS
 from engine.step.step import open_step
 from tests.strangers.carried import SOUND, ZEROS, Moves, moves
@@ -102,7 +102,7 @@ def test_batches_of_runs_and_several_outputs_carry_them():
     states = train_many(run, points)
     found = engine.metagradients(run, [output, lambda net: 2 * output(net)])
 
-    assert torch.equal(states[1][BUFFERS], train(run, points[1])[BUFFERS])
+    assert torch.equal(states[1][BUFFERS], train_unchecked(run, points[1])[BUFFERS])
     assert not torch.equal(states[0][BUFFERS], states[1][BUFFERS])
     assert torch.allclose(2 * found[0]["weights"], found[1]["weights"], rtol=1e-12)
 
@@ -160,7 +160,7 @@ def test_the_module_of_the_end_has_them_and_the_one_handed_in_does_not():
     net = _net("carried: a codebook")
     before = {name: value.clone() for name, value in net.state_dict().items()}
     run = routine(net)
-    state = train(run)
+    state = train_unchecked(run)
 
     model = run.model_at(state)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import engine
 from engine.errors import ConfigurationError
-from engine.witness.held_generators import held_generators
+from engine.witness.draws import held_generators
 from tests.strangers.plain import loss
 from tests.strangers.witnessed import output, routine
 
