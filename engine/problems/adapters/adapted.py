@@ -201,12 +201,13 @@ def drawn_at_random(module: torch.nn.Module, examples: Collated, loss: Any) -> l
     drops = [each for each in module.modules() if isinstance(each, _DropoutNd) and each.p > 0]
     if drops:
         found.append(
-            f"the random numbers of dropout ({len(drops)} layers): others are drawn, by step."
+            f"the random numbers of dropout ({len(drops)} layers): the engine draws its own for "
+            "each step."
         )
     elif _draws(module, examples, loss):
         found.append(
-            "the random numbers that the model or its loss draws in training: others are drawn, by "
-            "step."
+            "the random numbers that the model or its loss draws in training: the engine draws its "
+            "own for each step."
         )
     looks = []
     for seed in (0, 1):
@@ -216,8 +217,8 @@ def drawn_at_random(module: torch.nn.Module, examples: Collated, loss: Any) -> l
     one, other = looks
     if len(one) != len(other) or not all(map(_is_same, one, other)):
         found.append(
-            "the random numbers that the data set, or what collates it, draws when it is read: "
-            "others are drawn, by step."
+            "the random numbers that the data set, or what collates it, draws when it is read: the "
+            "engine draws its own for each step."
         )
     return found
 

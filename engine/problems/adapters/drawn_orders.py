@@ -14,9 +14,9 @@ Steps = list[list[int]]
 """The examples of each step."""
 
 DRAWN_ANEW = (
-    "the order of the examples that will be drawn: the loader draws from a generator that all share"
-    " (torch's, numpy's or Python's), so that it is another one each time; one of them is taken. A "
-    "generator of its own, with a seed, keeps it."
+    "the order of the examples that will be drawn: the loader draws from a generator of the whole "
+    "process (torch's, numpy's or Python's), so that its order differs from run to run, and the "
+    "run takes one such order. Give the loader a generator with a seed to keep its order."
 )
 """What is said of an order that depends on when it is read."""
 

@@ -49,35 +49,35 @@ def refuse_other_loops(
         )
     if not module.automatic_optimization:
         raise ConfigurationError(
-            f"{type(module).__name__} optimizes by hand (automatic_optimization=False), so its "
-            "step is not one loss and one optimizer. Write it as an engine.Problem, with `state` "
-            "and `advance` for what moves besides: `mgd new`."
+            f"{type(module).__name__} optimizes by hand (automatic_optimization=False), so a step "
+            "cannot be read as one loss and one optimizer. Write it as an engine.Problem, with "
+            "`state` and `advance` for everything else that moves: `mgd new`."
         )
     if not module.training:
         raise ConfigurationError(
-            f"{type(module).__name__} is in evaluation mode, in which Lightning would train it, "
-            "dropout and batch normalization included. Hand it in after module.train(), with "
-            "single layers of it in evaluation mode if you like."
+            f"{type(module).__name__} is in evaluation mode, and Lightning would train it in that "
+            "mode, dropout and batch normalization included. Call module.train() first; single "
+            "layers may stay in evaluation mode."
         )
     parameters = inspect.signature(module.training_step).parameters.values()
     asked = [each.name for each in parameters if each.default is each.empty]
     if len(asked) > 2:
         raise ConfigurationError(
-            f"training_step of {type(module).__name__} takes {', '.join(asked)}, but a step has a "
-            "batch and its number. Several optimizers are several losses, and a run has one: give "
-            "all parameters to one optimizer, or write an engine.Problem: `mgd new`."
+            f"training_step of {type(module).__name__} takes {', '.join(asked)}, but a step only "
+            "has a batch and its number. Several optimizers need several losses, and a run has "
+            "one. Give all parameters to one optimizer, or write an engine.Problem: `mgd new`."
         )
     if trainer is not None and trainer.world_size > 1:
         raise ConfigurationError(
-            f"The Trainer runs on {trainer.world_size} devices, each with batches of its own, but "
-            "a run here has one. Use devices=1, with a batch as large as theirs together."
+            f"The Trainer runs on {trainer.world_size} devices, each with its own batches, but a "
+            "run here uses one. Use devices=1, and a batch as large as all of theirs together."
         )
     own = [name for name in _STEP_HOOKS if _overrides(module, base, name) and name not in ignored]
     if own:
         raise ConfigurationError(
-            f"{type(module).__name__} has the hook {own[0]}, which is not called here and may "
-            f"change a step. If it changes nothing, say ignored_hooks=({own[0]!r},); if it does, "
-            "write an engine.Problem: `mgd new`."
+            f"{type(module).__name__} has the hook {own[0]}, which is not called here, although it "
+            f"may change a step. If it changes nothing, pass ignored_hooks=({own[0]!r},); if it "
+            "does, write an engine.Problem: `mgd new`."
         )
     around = [name for name in dir(base) if name.startswith("on_") or name in _AROUND]
     kept = [n for n in around if n not in _STEP_HOOKS and not n.startswith(_ELSEWHERE)]
@@ -121,8 +121,8 @@ _INSTEAD = {
     "StochasticWeightAveraging": f"all steps have the module's rates; {_AVERAGES}",
     "WeightAveraging": f"the output is that of the last weights; {_AVERAGES}",
     "GradientAccumulationScheduler": "all steps accumulate as many batches as the first.",
-    "BaseFinetuning": "what it freezes is trained from the first step on, unless it is frozen by "
-    "requires_grad_(False) before the module is handed in.",
+    "BaseFinetuning": "the layers that it freezes are trained from the first step on, unless "
+    "you freeze them by requires_grad_(False) before you hand the module in.",
 }
 """Callbacks of Lightning that change a training, and what is trained without them."""
 
@@ -164,8 +164,8 @@ def _guard(kind: type) -> type:
                 return stand_in if name == "trainer" else 0
             raise ConfigurationError(
                 f"{kind.__name__} asks for self.{name} in training_step, so a step depends on "
-                "Lightning's loop. Leave it out, or write it as a state of an engine.Problem: "
-                "`mgd new`."
+                "Lightning's loop. Remove that, or keep the value in the state of an "
+                "engine.Problem: `mgd new`."
             )
 
         return property(asked)
@@ -236,10 +236,10 @@ def refuse_use_of_number(module: nn.Module, batch: Any, batches: int) -> None:  
             found = loss(number)
             if found != wanted and not (_is_nan(found) and _is_nan(wanted)):
                 raise ConfigurationError(
-                    f"training_step gives {_in_words(found)} for a batch as number {number} of a "
-                    f"pass, and {_in_words(wanted)} as number 0, but a step's loss may only depend "
-                    "on its examples. Leave batch_idx out of the loss, or write an engine.Problem: "
-                    "`mgd new`."
+                    f"training_step gives {_in_words(found)} for a batch with number {number} in "
+                    f"its pass, and {_in_words(wanted)} with number 0, but a step's loss may only "
+                    "depend on its examples. Leave batch_idx out of the loss, or write an "
+                    "engine.Problem: `mgd new`."
                 )
 
 

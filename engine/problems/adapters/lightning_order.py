@@ -55,9 +55,9 @@ def refuse_reloads(trainer: Any) -> None:  # noqa: ANN401 (of a library)
     if passes:
         raise ConfigurationError(
             f"reload_dataloaders_every_n_epochs is {passes}, so Lightning asks for its loaders "
-            "anew after so many passes, and only the first are read here. Set it to 0; what "
-            "changes from pass to pass can be a sampler with set_epoch, or order= of an "
-            "engine.Problem."
+            "anew after so many passes, but only the first loaders are read here. Set it to 0. For "
+            "an order that changes from pass to pass, use a sampler with set_epoch, or order= of "
+            "an engine.Problem."
         )
 
 

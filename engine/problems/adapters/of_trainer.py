@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -96,67 +96,63 @@ def from_trainer(
     """
     refuse_other_loops(trainer, own_loss=loss is not None)
     with as_train_begins(trainer) as begun:
-        return _adapted(trainer, begun, objective, loss, optimizer, eps_root, keep_order, parts)
+        return _adapted(
+            trainer, begun, _Wanted(objective, loss, optimizer, eps_root, keep_order), parts
+        )
 
 
-def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
+class _Wanted(NamedTuple):
+    """The arguments of ``from_trainer`` that stand in place of something of the Trainer's."""
+
+    objective: str | None
+    loss: Loss | None
+    optimizer: Optimizer | None
+    eps_root: float
+    keep_order: bool
+
+
+def _adapted(
     trainer: Any,  # noqa: ANN401 (of a library)
     begun: nn.Module,
-    objective: str | None,
-    loss: Loss | None,
-    optimizer: Optimizer | None,
-    eps_root: float,
-    keep_order: bool,
+    wanted: _Wanted,
     parts: dict[str, Any],
 ) -> AdaptedProblem:
-    """Return the problem, while the Trainer stands where its training begins."""
-    args = trainer.args
-    model = copied(held_module(begun)).train()  # as every step of a Trainer does
-    of_format = None
-    if model.dtype in (torch.float16, torch.bfloat16):
-        of_format = f"the model's format, {model.dtype}: it is trained in float32."
-        model = model.float()
+    """Return the problem, while the Trainer stands where its training begins.
+
+    Args:
+        trainer: The Trainer.
+        begun: Its model, as training begins.
+        wanted: What the user hands in.
+        parts: Further parts of the problem.
+    """
+    args, (model, of_format) = trainer.args, _trained_model(begun)
     align_tokens(trainer, model)
     train, loop = _training_data(trainer)
     chunk = args.per_device_eval_batch_size
-    held_out = with_reference(trainer, _held_out(trainer, objective), chunk)
+    held_out = with_reference(trainer, _held_out(trainer, wanted.objective), chunk)
     train = with_reference(trainer, train, args.per_device_train_batch_size)
-    of_loss = None
-    with logs_kept(trainer):
-        own, training = _losses(trainer, model, loss, train, loop.accumulated)
-        if loss is None:
-            compare(trainer, model, own if training is None else own.for_batches(), train)
-        else:
-            of_loss = other_loss(trainer, model, loss, train, loop.accumulated)
-    order, of_order = order_of(trainer, loop) if keep_order else (None, UNORDERED)
-    made = _optimizer(trainer, optimizer, eps_root)
+    own, training, of_loss = _compared_losses(trainer, model, wanted.loss, train, loop)
+    order, of_order = order_of(trainer, loop) if wanted.keep_order else (None, UNORDERED)
+    made = _optimizer(trainer, wanted.optimizer, wanted.eps_root)
     clip = unclipped(made, "max_grad_norm", float(args.max_grad_norm or 0))
     drawn = drawn_at_random(model, train, own if training is None else training)
     said = [each for each in (of_order, of_loss, of_format, clip, *drawn) if each]
     not_carried = left_behind(trainer, said + _sentences(args, model, made))
-    settings: dict[str, Any] = {
-        "num_steps": loop.num_steps,
-        "batch_size": loop.batch_size,
-        "seed": args.seed,
-    }
-    if (shards := shards_of(model, loop.accumulated)) > 1:
-        settings["shards"] = shards
+    settings = _settings(trainer, model, loop)
+    scored = wanted.loss is None and _has_classes(own, model)
     given: dict[str, Any] = {
         "model": model,
         "loss": own,
         "training_loss": training,
         "train": train,
         "objective": held_out,
-        "metrics": {} if loss is not None or not _has_classes(own, model) else {"hits": own.hits},
+        "metrics": {"hits": own.hits} if scored else {},
         "show": _shown(trainer, train),
         "chunk": chunk,
         "optimizer": made,
         "learning_rate": None if "learning_rate" in parts else _rates(trainer, made),
         "order": order,
-        "origin": (
-            f"transformers {version('transformers')}",
-            *(versions() if any(map(is_of_trl, type(trainer).__mro__)) else ()),
-        ),
+        "origin": _packages(trainer),
     }
     parts["notes"] = (
         *told(settings, not_carried, "The Trainer"),
@@ -164,6 +160,53 @@ def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
         *parts.get("notes", ()),
     )
     return AdaptedProblem(**(given | parts), **settings, not_carried=not_carried)
+
+
+def _trained_model(begun: nn.Module) -> tuple[Any, str | None]:
+    """Return a copy of the model in training mode, and a sentence if its format is another one."""
+    model = copied(held_module(begun)).train()  # as every step of a Trainer does
+    if model.dtype in (torch.float16, torch.bfloat16):
+        words = f"the model's format, {model.dtype}: it is trained in float32."
+        return model.float(), words  # in place
+    return model, None
+
+
+def _compared_losses(
+    trainer: Any,  # noqa: ANN401 (of a library)
+    model: nn.Module,
+    loss: Loss | None,
+    train: Collated,
+    loop: Loop,
+) -> tuple[Any, Any, str | None]:
+    """Return the losses of held-out and training examples, compared with the Trainer's own.
+
+    Returns:
+        The loss of held-out examples, that of training examples if it is another one, and a
+        sentence if a loss that the user hands in is not the Trainer's.
+    """
+    with logs_kept(trainer):
+        own, training = _losses(trainer, model, loss, train, loop.accumulated)
+        if loss is not None:
+            return own, training, other_loss(trainer, model, loss, train, loop.accumulated)
+        compare(trainer, model, own if training is None else own.for_batches(), train)
+        return own, training, None
+
+
+def _settings(trainer: Any, model: nn.Module, loop: Loop) -> dict[str, Any]:  # noqa: ANN401 (of a library)
+    """Return the settings of a recipe's training that the Trainer fixes."""
+    settings: dict[str, Any] = {
+        "num_steps": loop.num_steps,
+        "batch_size": loop.batch_size,
+        "seed": trainer.args.seed,
+    }
+    shards = shards_of(model, loop.accumulated)
+    return settings | ({"shards": shards} if shards > 1 else {})
+
+
+def _packages(trainer: Any) -> tuple[str, ...]:  # noqa: ANN401 (of a library)
+    """Return the packages, with their versions, that the numbers of the training depend on."""
+    of_trl = versions() if any(map(is_of_trl, type(trainer).__mro__)) else ()
+    return (f"transformers {version('transformers')}", *of_trl)
 
 
 def _training_data(trainer: Any) -> tuple[Collated, Loop]:  # noqa: ANN401 (of a library)
@@ -196,9 +239,9 @@ def _refuse_random(examples: Collated, what: str) -> None:
         if one[name].shape != other[name].shape or not torch.equal(one[name], other[name]):
             raise ConfigurationError(
                 f"The {what} draws {name} at random, but a step is run again when the run is "
-                "reversed, and other numbers would be drawn. Draw once, before training, and keep "
-                "it in the dataset (for masked tokens: map the collator over it), or hand in "
-                "augment=."
+                "reversed, and would draw different numbers. Draw once, before training, and keep "
+                "the result in the dataset (for masked tokens: map the collator over it), or hand "
+                "in augment=."
             )
 
 
@@ -208,13 +251,13 @@ def _held_out(trainer: Any, objective: str | None) -> Collated:  # noqa: ANN401 
     if isinstance(given, dict):
         if objective not in given:
             raise ConfigurationError(
-                f"eval_dataset has {', '.join(map(repr, given))}, and objective is {objective!r}. "
-                "Name the one whose mean loss is the output."
+                f"eval_dataset has {', '.join(map(repr, given))}, but objective is {objective!r}. "
+                "Set objective= to the one whose mean loss is the output."
             )
         given = given[objective]
     if given is None:
         raise ConfigurationError(
-            "The Trainer has no eval_dataset, whose mean loss would be the output. Give it one."
+            "The Trainer has no eval_dataset. Give it one: its mean loss is the output."
         )
     loader = trainer.get_eval_dataloader(given)
     return collated(loader.dataset, loader.collate_fn)
@@ -242,8 +285,8 @@ def _losses(
     if len(batch["labels"]) != len(few):
         raise ConfigurationError(
             f"The data_collator makes {len(batch['labels'])} rows of labels of {len(few)} "
-            "examples, but the loss of each needs a row of its own. Have it pad the examples "
-            "instead of joining them (in trl: padding_free=False, and packing=False or "
+            "examples, but each example's loss needs its own row. Let the collator pad the "
+            "examples instead of joining them (in trl: padding_free=False, and packing=False or "
             "packing_strategy='wrapped')."
         )
     if accumulated > 1:
@@ -292,9 +335,10 @@ def _made(trainer: Any) -> Any:  # noqa: ANN401 (of a library)
     except (ImportError, ValueError) as error:
         name = getattr(trainer.args.optim, "value", trainer.args.optim)
         raise ConfigurationError(
-            f"optim is {name!r}, which the Trainer could not make: {error} Nor would it have a "
-            "counterpart here: adamw_torch, adamw_torch_fused, sgd and rmsprop have. Use one of "
-            "these, or hand in an engine.Optimizer as optimizer= and its rates as learning_rate=."
+            f"optim is {name!r}, which the Trainer could not make: {error} The engine has no "
+            "counterpart to it either; it has one to adamw_torch, adamw_torch_fused, sgd and "
+            "rmsprop. Use one of these, or hand in an engine.Optimizer as optimizer= and its rates "
+            "as learning_rate=."
         ) from error
     finally:
         trainer.optimizer = before

@@ -101,8 +101,9 @@ def _group(names: tuple[str, ...], group: dict[str, Any], first: dict[str, Any])
     base, own = rate_of(first), rate_of(group)
     if base == 0 and own != 0:
         raise ConfigurationError(
-            "The first group of the optimizer has a learning rate of 0, of which the others' can "
-            "be no multiple. Put another group first, or freeze its parameters."
+            "The first group of the optimizer has a learning rate of 0, so the rates of the other "
+            "groups cannot be given as multiples of it. Put another group first, or freeze its "
+            "parameters."
         )
     settings: dict[str, Any] = {"rate": own / base if base else 1.0}
     for name in ("weight_decay", "momentum"):

@@ -132,10 +132,10 @@ def loss_of(model: nn.Module, smoothing: float) -> TrainerLoss:
     of_pictures = found == LossKind.CONDITIONAL and not _has_decoder(inner)
     if found not in set(LossKind) or of_pictures:
         raise ConfigurationError(
-            f"The model {type(inner).__name__} has the loss {found}, whose share of each example "
-            f"is not known here; known are {', '.join(LossKind)}, of which "
-            f"{LossKind.CONDITIONAL} for models with an encoder and a decoder. Hand in loss=, a "
-            "function of (model, batch) that returns one loss for each example."
+            f"The model {type(inner).__name__} has the loss {found}, and the engine does not know "
+            f"how to split it into the losses of the examples. It knows {', '.join(LossKind)}, of "
+            f"which {LossKind.CONDITIONAL} for models with an encoder and a decoder. Hand in "
+            "loss=, a function of (model, batch) that returns one loss for each example."
         )
     return TrainerLoss(LossKind(found), smoothing)
 

@@ -71,8 +71,8 @@ def refuse_other_loops(trainer: Any, *, own_loss: bool) -> None:  # noqa: ANN401
     ):
         raise ConfigurationError(
             f"{type(trainer).__name__} has a compute_loss of its own, which returns one number for "
-            "a batch, where each example's is needed. Hand in loss=, a function of (model, batch) "
-            f"that returns one loss for each example.{_of_reference(trainer)}"
+            "a batch, but the engine needs one for each example. Hand in loss=, a function of "
+            f"(model, batch) that returns one loss for each example.{_of_reference(trainer)}"
         )
     for name, means in _REFUSED.items():
         value = getattr(trainer.args, name, None)
@@ -81,12 +81,12 @@ def refuse_other_loops(trainer: Any, *, own_loss: bool) -> None:  # noqa: ANN401
     if trainer.args.world_size > 1 or trainer.args.n_gpu > 1:
         raise ConfigurationError(
             f"The Trainer runs on {max(trainer.args.world_size, trainer.args.n_gpu)} devices, but "
-            "a run here has one. Start it with one, e.g. CUDA_VISIBLE_DEVICES=0."
+            "a run here uses one. Start it with one, e.g. CUDA_VISIBLE_DEVICES=0."
         )
     if trainer.state.global_step:
         raise ConfigurationError(
-            f"The Trainer has taken {trainer.state.global_step} steps, so its model is not where "
-            "training begins. Make it anew, or hand it over before train()."
+            f"The Trainer has taken {trainer.state.global_step} steps, so its model is no longer "
+            "where training begins. Make a new Trainer, or hand it in before train()."
         )
 
 
@@ -103,9 +103,10 @@ def _other_loop(trainer: Any, name: str) -> str:  # noqa: ANN401 (of a library)
         )
     (shipped,) = versions()
     return (
-        f"{owner.__name__} of {shipped} has a {name} of its own, which is not known here to be the "
-        "Trainer's. Carried over are the SFTTrainer, and the DPOTrainer with loss=, as trl 0.25 to "
-        "1.16 have them. Use one of these, or write an engine.Problem: `mgd new`."
+        f"{owner.__name__} of {shipped} has a {name} of its own, and it is not known whether it "
+        "trains as the Trainer's does. The SFTTrainer, and the DPOTrainer with loss=, are "
+        "supported as trl 0.25 to 1.16 have them. Use one of these, or write an engine.Problem: "
+        "`mgd new`."
     )
 
 

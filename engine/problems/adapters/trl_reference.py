@@ -168,6 +168,7 @@ def _refuse_moving(
     if moves:
         raise ConfigurationError(
             "The reference has parameters that are trained (shared with the model, or trained "
-            "beside an adapter, such as bias='all'), so that it moves in training. Hand in a "
-            "ref_model of its own, a copy, or set precompute_ref_log_probs=True if it should stay."
+            "beside an adapter, such as bias='all'), so the reference moves during training. Hand "
+            "in a copy of the model as ref_model, or set precompute_ref_log_probs=True if the "
+            "reference should stay fixed."
         )

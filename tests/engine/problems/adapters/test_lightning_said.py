@@ -80,8 +80,16 @@ def turned(module, batch):
 SAID = {
     "another gradient": ("Net", turned, ["is .* or has another gradient"]),
     "random numbers": ("Noisy", lambda *given: 3 * each_loss(*given), []),
-    "a step that fails": ("Late", each_loss, ["could not be compared .AttributeError: .*late"]),
-    "a loss that fails": ("Net", lambda module, batch: 1 / 0, ["not be compared .ZeroDivision"]),
+    "a step that fails": (
+        "Late",
+        each_loss,
+        ["could not be compared with loss= .AttributeError: .*late"],
+    ),
+    "a loss that fails": (
+        "Net",
+        lambda module, batch: 1 / 0,
+        ["not be compared with loss= .ZeroDivision"],
+    ),
 }
 
 

@@ -98,7 +98,7 @@ WRONG = {
     "ByHand": "optimizes by hand",
     "Averages": "hook on_train_batch_end, which is not called",
     "Asks": "asks for self.current_epoch",
-    "Sums": "no mean over the batch",
+    "Sums": "not a mean over the batch",
     "Skips": "returned a NoneType",
     "Two": "2 optimizers",
     "Indexed": "takes batch, batch_idx, optimizer_idx",
@@ -112,8 +112,8 @@ WRONG = {
     "LeavesOut": "gives nothing for a batch as number 3",
     "Late": "raised AttributeError in .*has no attribute 'late'.*setup is not called",
     "Cycles": "SequentialLR moves the momentum",
-    "ByClass": "no mean over the batch",
-    "AsksData": "raised AttributeError in .*no attribute 'datamodule'.*only estimated_stepping",
+    "ByClass": "not a mean over the batch",
+    "AsksData": "raised AttributeError in .*'datamodule'.*that only has estimated_stepping",
 }
 
 
