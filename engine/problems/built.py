@@ -229,36 +229,11 @@ def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
         ConfigurationError: If the parts of the recipe do not fit together.
     """
     device = _device(recipe.training.device)
-    dtype = getattr(torch, recipe.training.dtype.value)
     check_fits(recipe, problem)
     check_own_training(recipe, problem)
-    data, notes = data_set(problem, dtype)
+    data, notes = data_set(problem, getattr(torch, recipe.training.dtype.value))
     check_baselines_fit(recipe, data)
-    model = make_model(recipe, problem, recipe.training.seed)
-    name = recipe.metaparameters.name.value.replace("-", "_")
-    parts = training_parts(recipe, problem, len(data.splits["train"]))
-    of_own = problem.optimizer is not None and "scalars" in recipe.metaparameters.about.reads
-    kind = (
-        own_scalars(recipe, parts["optimizer"])
-        if of_own
-        else make_metaparameter(recipe, data, model, problem)
-    )
-    routine = Routine(
-        model=model.to(device),
-        loss=_training_loss(recipe, problem),
-        examples=data.splits["train"].batches(device),
-        num_steps=recipe.training.num_steps,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.training.seed,
-        metaparameters={name: kind},
-        augment=problem.augment,
-        compile=recipe.training.compile,
-        path=recipe.training.path,
-        piece=recipe.training.piece,
-        shards=recipe.training.shards,
-        skip_idle=recipe.training.skip_idle,
-        **parts,
-    )
+    routine = _routine(recipe, problem, data, device)
     start, own = _start(routine.model), own_digests(problem, routine)
     held_out = {name: data.splits[name].to(device) for name in SPLITS}
     chunk = _chunk(recipe, problem)
@@ -275,6 +250,37 @@ def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
         digests={"initial parameters of the model": start, "examples": data.fingerprint, **own},
         notes=notes,
         unread=own_settings(problem),
+    )
+
+
+def _routine(
+    recipe: DescentRecipe, problem: Problem, data: DataSet, device: torch.device
+) -> Routine:
+    """Return the run of a recipe on its device, at the initial metaparameters."""
+    model = make_model(recipe, problem, recipe.training.seed)
+    name = recipe.metaparameters.name.value.replace("-", "_")
+    parts = training_parts(recipe, problem, len(data.splits["train"]))
+    of_own = problem.optimizer is not None and "scalars" in recipe.metaparameters.about.reads
+    kind = (
+        own_scalars(recipe, parts["optimizer"])
+        if of_own
+        else make_metaparameter(recipe, data, model, problem)
+    )
+    return Routine(
+        model=model.to(device),
+        loss=_training_loss(recipe, problem),
+        examples=data.splits["train"].batches(device),
+        num_steps=recipe.training.num_steps,
+        batch_size=recipe.training.batch_size,
+        seed=recipe.training.seed,
+        metaparameters={name: kind},
+        augment=problem.augment,
+        compile=recipe.training.compile,
+        path=recipe.training.path,
+        piece=recipe.training.piece,
+        shards=recipe.training.shards,
+        skip_idle=recipe.training.skip_idle,
+        **parts,
     )
 
 

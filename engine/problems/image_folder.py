@@ -75,41 +75,61 @@ def image_folder_problem(
         for name, url in folders.items()
         if url is not None
     }
-    classes = sorted(files["train"])
-    if len(classes) < 2:
-        raise DataError(
-            f"{train} has {len(classes)} subfolders with pictures "
-            f"({', '.join(classes) or 'none'}), "
-            "but a class is a subfolder, and there are at least two. Put the pictures into one "
-            "subfolder for each class."
-        )
-    _refuse_alike(classes, train)
-    _refuse_splits(classes, train)
+    classes = _checked_classes(files["train"], train)
     rows = {name: _rows(found, classes, name) for name, found in files.items()}
     if "objective" not in rows:
         rows["train"], rows["objective"] = _hold_out(rows["train"], held_out, seed)
+    homes = {name: folders.get(name) or train for name in rows}
     splits = {
-        name: _read(folders.get(name) or train, each, size, max_pixels, left_out)
-        for name, each in rows.items()
+        name: _read(homes[name], each, size, max_pixels, left_out) for name, each in rows.items()
     }
     names = {name: [path for path, _ in each] for name, each in rows.items()}
-    show = {name: _shown(folders.get(name) or train, each) for name, each in names.items()}
-    held_out_names = {name: each for name, each in names.items() if name != "train"}
     return Problem(
         model=model_maker(model, (3, size, size), len(classes)),
         loss=per_example_cross_entropy,
         **dict[str, Any](splits),
         num_classes=len(classes),
         classes=classes,
-        names=names["train"],
-        groups={"class": [path.partition("/")[0] for path in names["train"]]},
-        show=show["train"],
-        held_out_names=held_out_names,
-        show_held_out=lambda split, place: show[split](place),
         notes=(*_told(left_out), *_told_folders(files["train"])),
         bounds=BOUNDS,
         score=class_scores,
+        **_parts_by_name(homes, names),
     )
+
+
+def _checked_classes(found: dict[str, list[str]], url: str) -> list[str]:
+    """Return the classes of the training pictures, in order.
+
+    Raises:
+        DataError: If there are fewer than two, or two look the same, or they are splits.
+    """
+    classes = sorted(found)
+    if len(classes) < 2:
+        raise DataError(
+            f"{url} has {len(classes)} subfolders with pictures ({', '.join(classes) or 'none'}), "
+            "but each class is a subfolder, and a problem needs at least two classes. Put the "
+            "pictures into one subfolder for each class."
+        )
+    _refuse_alike(classes, url)
+    _refuse_splits(classes, url)
+    return classes
+
+
+def _parts_by_name(homes: dict[str, str], names: dict[str, list[str]]) -> dict[str, Any]:
+    """Return the parts of a problem that say what its pictures are called, and show them.
+
+    Args:
+        homes: Split to the folder of its pictures.
+        names: Split to the paths of its pictures in that folder.
+    """
+    show = {name: _shown(homes[name], each) for name, each in names.items()}
+    return {
+        "names": names["train"],
+        "groups": {"class": [path.partition("/")[0] for path in names["train"]]},
+        "show": show["train"],
+        "held_out_names": {name: each for name, each in names.items() if name != "train"},
+        "show_held_out": lambda split, place: show[split](place),
+    }
 
 
 def _classes(

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from engine.applications.attribution.record import (
     QUERIES,
     SCORES,
     AttributionRecord,
-    Found,
+    AttributionStages,
     LdsRecord,
     judged_baselines,
 )
@@ -52,7 +52,7 @@ that holds some thousand more is slow to open."""
 def conclude(
     recipe: AttributionRecipe,
     store: str,
-    found: Found,
+    found: AttributionStages,
     counts: Stages,
     started: str,
     checks: CheckReport,
@@ -68,17 +68,8 @@ def conclude(
         checks: What the preflight found.
     """
     problem, settings = build_problem(recipe.descent, store), recipe.attribution
-    shape = settings.num_queries, len(problem.routine)
-    own = only_metagradient(read_rows(store, found.own))
-    scores = {OWN: own.reshape(shape)}
-    for name, ref in found.baselines.items():
-        scores[name] = read_rows(store, ref)["scores"].reshape(shape)
-    base = torch.tensor(read_scalars(store, found.seed)["outputs"], dtype=own.dtype)
-    trainings = {
-        drop: (weights, losses - base)
-        for drop, (weights, losses) in read_trainings(store, found.trainings, shape).items()
-    }
-    lds = {name: judge(each, trainings) for name, each in scores.items()}
+    numbers = _read_numbers(store, found, (settings.num_queries, len(problem.routine)))
+    lds = {name: judge(each, numbers.trainings) for name, each in numbers.scores.items()}
     sweep = read_sweep(store, found.gradient)
     record = AttributionRecord(
         **how_made(recipe, started),
@@ -95,26 +86,65 @@ def conclude(
         left_out=tuple(filter(None, judged_baselines(recipe, store).values())),
         basis=None if found.spanned is None else basis_said(store, found.spanned, settings),
     )
-    exact = [] if found.spanned is None else [basis_section(store, found.spanned, settings)]
 
     def report(record: AttributionRecord) -> Report:
-        shown = query_sections(problem.data, settings.queries, scores[OWN], base.tolist())
+        own = numbers.scores[OWN]
+        sections = _judged(record, own, numbers.trainings, lds)
+        if found.spanned is not None:
+            sections.append(basis_section(store, found.spanned, settings))
+        shown = query_sections(problem.data, settings.queries, own, numbers.losses)
         return Report(
             f"Attribution: {recipe.name}",
-            [*_judged(record, scores[OWN], trainings, lds), *exact, *shown[:1]],
+            [*sections, *shown[:1]],
             shown[1:],
-            files={
-                SCORES: as_csv(scores[OWN], problem).encode(),
-                QUERIES: queries_csv(
-                    problem,
-                    settings.queries,
-                    base.tolist(),
-                    lds_of_queries(scores[OWN], trainings),
-                ).encode(),
-            },
+            files=_tables(problem, settings.queries, numbers),
         )
 
     return finish(store, record, report)
+
+
+class _Numbers(NamedTuple):
+    """What the stages of an attribution computed.
+
+    Attributes:
+        scores: Method to its scores, shape (queries, examples).
+        losses: Of the queries, in nats.
+        trainings: Percentage left out to the weights and the changes of the queries' losses.
+    """
+
+    scores: dict[str, Tensor]
+    losses: list[float]
+    trainings: dict[float, tuple[Tensor, Tensor]]
+
+
+def _read_numbers(store: str, found: AttributionStages, shape: tuple[int, int]) -> _Numbers:
+    """Read the results of an attribution's stages.
+
+    Args:
+        store: fsspec URL of the store.
+        found: The stages.
+        shape: Queries and examples.
+    """
+    own = only_metagradient(read_rows(store, found.own))
+    scores = {OWN: own.reshape(shape)}
+    for name, ref in found.baselines.items():
+        scores[name] = read_rows(store, ref)["scores"].reshape(shape)
+    base = torch.tensor(read_scalars(store, found.seed)["outputs"], dtype=own.dtype)
+    trainings = {
+        drop: (weights, losses - base)
+        for drop, (weights, losses) in read_trainings(store, found.trainings, shape).items()
+    }
+    return _Numbers(scores, base.tolist(), trainings)
+
+
+def _tables(problem: BuiltProblem, queries: Queries, numbers: _Numbers) -> dict[str, bytes]:
+    """Return the CSV files of a report by name: the scores, and the queries."""
+    own = numbers.scores[OWN]
+    by_query = lds_of_queries(own, numbers.trainings)
+    return {
+        SCORES: as_csv(own, problem).encode(),
+        QUERIES: queries_csv(problem, queries, numbers.losses, by_query).encode(),
+    }
 
 
 def read_trainings(

@@ -90,21 +90,21 @@ def notebook_descent(
         return _of_routine(what, outputs, settings)
     if outputs is not None:
         raise ConfigurationError(
-            f"outputs are given beside a {type(what).__name__}, which has its own. Hand in a "
-            "Routine with them, or set Problem(output=...)."
+            f"You handed in outputs= together with a {type(what).__name__}, which has an output of "
+            "its own. Hand in a Routine with outputs=, or set Problem(output=...)."
         )
     if isinstance(what, Problem):
         return _of_built(*_around(what, settings))
     recipe = load_recipe(what) if isinstance(what, str) else what
     if not isinstance(recipe, DescentRecipe):
         raise ConfigurationError(
-            f"A descent is asked of a {type(what).__name__}. Hand in an engine.Problem, an "
+            f"engine.descend cannot take a {type(what).__name__}. Hand in an engine.Problem, an "
             "engine.Routine, or a recipe by name, path or as a DescentRecipe."
         )
     if recipe.kind != "descent":
         raise ConfigurationError(
-            f"The recipe {recipe.name} is of kind {recipe.kind}, which is no descent. Run it by "
-            f"`mgd run`, or hand in one of kind descent."
+            f"The recipe {recipe.name} is of kind {recipe.kind}, but engine.descend takes recipes "
+            "of kind descent. Run this one with `mgd run`."
         )
     recipe = _changed(recipe, settings)
     return _of_built(recipe, build_problem(recipe))
@@ -133,8 +133,8 @@ def _around(problem: Problem, settings: dict[str, Any]) -> tuple[DescentRecipe, 
     foreign = {"problem", "arguments", "folder", "code", "kind"} & settings.keys()
     if foreign:
         raise ConfigurationError(
-            f"The setting {min(foreign)} names a problem, and an engine.Problem is handed in. "
-            "Leave it out, or hand in a recipe."
+            f"The setting {min(foreign)} belongs to a recipe that names its problem, but you "
+            "handed in an engine.Problem. Leave the setting out, or hand in a recipe."
         )
     recipe = validate_recipe({"name": "notebook", **settings}, "A descent with these settings")
     recipe = recipe.model_copy(update={"problem": IN_MEMORY, "arguments": {}})
@@ -164,36 +164,15 @@ def _of_routine(
     outputs: Output | Mapping[str, Output] | None,
     settings: dict[str, Any],
 ) -> NotebookDescent:
+    """Return the descent of a routine that a notebook has made.
+
+    Raises:
+        ConfigurationError: If a setting or an output cannot be.
+    """
     named = _named(outputs)
-    known = ("outer", "replay", "preflight")
-    unknown = [name for name in settings if name not in known]
-    if unknown:
-        raise ConfigurationError(
-            f"A descent of a Routine has no setting {unknown[0]!r}, which is the routine's own. "
-            f"Its settings are {', '.join(known)}."
-        )
-    if len(routine.metaparameters) != 1:
-        raise ConfigurationError(
-            f"The routine has {len(routine.metaparameters)} metaparameters "
-            f"({', '.join(routine.metaparameters) or 'none'}), and a descent moves one. Make the "
-            "routine with the one to move."
-        )
-    for name in ("outer", "replay"):
-        if not isinstance(settings.get(name, {}), Mapping):
-            raise ConfigurationError(
-                f"{name} is a {type(settings[name]).__name__}. Hand in a dictionary of settings, "
-                "e.g. outer={'num_steps': 5}."
-            )
+    _refuse_settings_of_routine(routine, settings)
     outer = validated(OuterSettings, **settings.get("outer", {}))
     replay = validated(ReplaySettings, **settings.get("replay", {}))
-    kind = routine.metaparameter
-    try:
-        rule = outer.rule(by_whole=isinstance(kind, Counts))
-    except ConfigurationError as error:
-        raise ConfigurationError(
-            f"The routine's metaparameter is {type(kind).__name__}, but {error}"
-        ) from None
-    check_choice(outer, {"loss": 0.0})
     uses = (routine.num_steps - routine.first_step) * outer.num_steps
     return NotebookDescent(
         routine=routine,
@@ -202,7 +181,7 @@ def _of_routine(
             name: {"loss": float(evaluate(run, state, output))} for name, output in named.items()
         },
         judge="validation" if "validation" in named else "objective",
-        outer=rule,
+        outer=_rule(outer, routine),
         replay=replay,
         preflight=choice(
             PreflightMode, "preflight", settings.get("preflight", PreflightMode.ENFORCE)
@@ -211,18 +190,62 @@ def _of_routine(
     )
 
 
+def _refuse_settings_of_routine(routine: Routine, settings: dict[str, Any]) -> None:
+    """Refuse settings that a descent of a Routine does not have, and a Routine that cannot descend.
+
+    Raises:
+        ConfigurationError: With the setting, or the number of metaparameters.
+    """
+    known = ("outer", "replay", "preflight")
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise ConfigurationError(
+            f"The setting {unknown[0]!r} is fixed by the Routine. A descent of a Routine takes the "
+            f"settings {', '.join(known)}."
+        )
+    if len(routine.metaparameters) != 1:
+        raise ConfigurationError(
+            f"The routine has {len(routine.metaparameters)} metaparameters "
+            f"({', '.join(routine.metaparameters) or 'none'}), but a descent moves exactly one. "
+            "Make the routine with the one to move."
+        )
+    for name in ("outer", "replay"):
+        if not isinstance(settings.get(name, {}), Mapping):
+            raise ConfigurationError(
+                f"{name} is a {type(settings[name]).__name__}. Hand in a dictionary of settings, "
+                "e.g. outer={'num_steps': 5}."
+            )
+
+
+def _rule(outer: OuterSettings, routine: Routine) -> OuterRule:
+    """Return how z moves.
+
+    Raises:
+        ConfigurationError: If the settings do not fit the kind of metaparameter.
+    """
+    kind = routine.metaparameter
+    try:
+        rule = outer.rule(by_whole=isinstance(kind, Counts))
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"The routine's metaparameter is {type(kind).__name__}, but {error}"
+        ) from None
+    check_choice(outer, {"loss": 0.0})
+    return rule
+
+
 def _named(outputs: Output | Mapping[str, Output] | None) -> dict[str, Output]:
     """Return outputs by name, with an objective among them."""
     if outputs is None:
         raise ConfigurationError(
-            "A Routine does not say what it is judged by. Hand in its output, "
-            "engine.descend(routine, output), or outputs={'objective': ..., 'validation': ...}."
+            "A Routine has no output to minimize. Hand one in: engine.descend(routine, output), or "
+            "outputs={'objective': ..., 'validation': ...}."
         )
     named = dict(outputs) if isinstance(outputs, Mapping) else {"objective": outputs}
     if "objective" not in named:
         raise ConfigurationError(
-            f"outputs has {', '.join(map(repr, named)) or 'nothing'}, but the one called "
-            "'objective' is differentiated. Name it so."
+            f"outputs has {', '.join(map(repr, named)) or 'nothing'}, but no 'objective', which is "
+            "the output that is minimized. Give one of them that name."
         )
     for output in named.values():
         refuse_output(output)

@@ -53,8 +53,8 @@ def test_the_trained_model_is_that_of_the_chosen_iterate():
     found = engine.descend(run(), outputs, check=False, outer=SIGN)
 
     losses = [step.scores["validation"]["loss"] for step in found.iterates]
-    assert "neither preflight nor witness was asked" in repr(found)
-    assert "nobody compared a step" in found._repr_html_()
+    assert "neither preflight nor witness ran" in repr(found)
+    assert "no step of this run was compared" in found._repr_html_()
     assert found.chosen == losses.index(min(losses))
     with torch.no_grad():
         assert float(held_out(found.model())) == losses[found.chosen]
@@ -120,18 +120,27 @@ def test_later_steps_are_heeded_as_the_preflight_is(monkeypatch, caplog):
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda: engine.descend(run()), "A Routine does not say.*Hand in its output"),
-        (lambda: engine.descend(run(), {"validation": held_out}), "'objective' is differentiated"),
+        (lambda: engine.descend(run()), "A Routine has no output to minimize. Hand one in"),
+        (
+            lambda: engine.descend(run(), {"validation": held_out}),
+            "no 'objective', which is the output",
+        ),
         (
             lambda: engine.descend(run(), held_out, outer={"update": "masked-sign"}),
             "ExampleWeights, but outer.update is masked-sign, which moves counts.*means sign",
         ),
-        (lambda: engine.descend(run(), held_out, training={}), "no setting 'training'"),
+        (
+            lambda: engine.descend(run(), held_out, training={}),
+            "setting 'training' is fixed by the Routine",
+        ),
         (lambda: engine.descend(run(), held_out, outer={"steps": 1}), "steps"),
         (lambda: engine.descend(run(), held_out, replay={"arity": 1}), "arity"),
-        (lambda: engine.descend(small(), held_out), "outputs are given beside a DescentRecipe"),
-        (lambda: engine.descend("digits-attribution"), "of kind attribution, which is no descent"),
-        (lambda: engine.descend(3), "asked of a int"),
+        (lambda: engine.descend(small(), held_out), "outputs= together with a DescentRecipe"),
+        (
+            lambda: engine.descend("digits-attribution"),
+            "of kind attribution, but engine.descend takes",
+        ),
+        (lambda: engine.descend(3), "cannot take a int"),
         (lambda: engine.descend("digits-selection", traning={}), "traning"),
         (lambda: engine.descend(run(), held_out, preflight="warn"), "'enforce' or 'advise'"),
         (lambda: engine.descend(run(), held_out, outer=5), "outer is a int"),

@@ -11,7 +11,7 @@ from engine.applications.attribution.basis import (
     seed_basis,
 )
 from engine.applications.attribution.basis_report import basis_of
-from engine.applications.attribution.record import AttributionRecord, Found, prepare
+from engine.applications.attribution.record import AttributionRecord, AttributionStages, prepare
 from engine.applications.attribution.scores import query_outputs
 from engine.errors import ConfigurationError
 from engine.problems.built import build_problem
@@ -117,7 +117,7 @@ def test_queries_that_nobody_swept_can_be_asked_of_a_finished_run(swept):
     """The basis is read from the store; a query within it is exact, without a step."""
     recipe, store, refs = swept
     scores = refs["seed"]  # read by nothing here
-    found = Found(**refs, scores=scores, baselines={}, trainings=[])
+    found = AttributionStages(**refs, scores=scores, baselines={}, trainings=[])
     record = AttributionRecord.model_construct(recipe=recipe, run="tiny", found=found)
 
     basis = basis_of(store, record, trusted=True)
@@ -145,7 +145,7 @@ def test_error_of_every_size_is_that_of_its_sum():
     ("changes", "words"),
     [
         ({"basis": 6}, "no less work"),
-        ({"basis": None, "basis_checked": 3}, "there is no basis"),
+        ({"basis": None, "basis_checked": 3}, "without attribution.basis there is no error"),
     ],
 )
 def test_settings_that_nothing_would_gain_from_are_refused(changes, words):
