@@ -169,7 +169,7 @@ def recipe_deployment(
             )
         flow = REPLICAS[checked.kind]
         parameters["seeds"] = list(seeds)
-        about += f" Once for each of {len(seeds)} training seeds, at once where there are workers."
+        about += f" Once for each of {len(seeds)} training seeds, in parallel if workers are free."
     on_gpu = checked.descent.training.device.startswith("cuda")
     return _deployment(
         flow,

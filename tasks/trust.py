@@ -86,8 +86,8 @@ def plan(recipe: Recipe, store: str, price: float | None) -> Forecast:
 
 
 _COLUMNS = (
-    "Parts are the segments of the training, each of which is a stage; steps are those of one "
-    "outer step; memory is that of states and graphs."
+    "Parts are the segments of the training, one stage each. Steps are counted for one outer step. "
+    "Memory is that of states and graphs."
 )
 
 

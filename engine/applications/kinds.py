@@ -77,7 +77,7 @@ def _of_kind(recipe: DescentRecipe, found: Forecast, price: float | None) -> For
         for each in found.alternatives
     ]
     note = (
-        f"The column run is all that a run of kind {recipe.kind} does. The others are those of a "
+        f"The column run is the whole run of kind {recipe.kind} does. The others are those of a "
         "descent that reverses the same training for one output."
     )
     return found.model_copy(

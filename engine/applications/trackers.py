@@ -171,8 +171,8 @@ def check_target(target: str) -> tuple[str, str]:
     name, _, place = target.partition(":")
     if name not in TRACKERS:
         raise ConfigurationError(
-            f"{redacted(target)!r} is no tracker. Use one of {', '.join(TRACKERS)}, with a place "
-            "after a colon: tensorboard:DIR, mlflow:URI (such as "
+            f"{redacted(target)!r} is not a tracker. Use one of {', '.join(TRACKERS)}, with a "
+            "place after a colon: tensorboard:DIR, mlflow:URI (such as "
             "mlflow:sqlite:///mlflow.db), wandb:PROJECT, trackio:PROJECT."
             + did_you_mean(name, TRACKERS)
         )

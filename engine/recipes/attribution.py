@@ -142,8 +142,9 @@ class AttributionRecipe(DescentRecipe):
         if settings.basis is None:
             if settings.basis_checked != plain.basis_checked:
                 raise ValueError(
-                    "attribution.basis_checked is set, but there is no basis whose error it would "
-                    "show. Set attribution.basis, or leave it out."
+                    "attribution.basis_checked is set, but without attribution.basis there is no "
+                    "error of a basis to check. Set attribution.basis, or leave "
+                    "attribution.basis_checked out."
                 )
         elif self.num_outputs >= settings.num_queries:
             raise ValueError(

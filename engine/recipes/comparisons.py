@@ -57,7 +57,7 @@ def check_baselines(
     if foreign:
         known = ", ".join(fitting)
         raise ValueError(
-            f"baselines names {foreign[0].value}, which is no set-up of {kind}. "
+            f"baselines names {foreign[0].value}, which is not a set-up of {kind}. "
             + (f"Use some of {known}." if known else "Leave baselines empty.")
         )
     if len(set(names)) < len(names):
@@ -95,7 +95,7 @@ def rerun_content(content: dict[str, Any], changes: dict[str, Any]) -> dict[str,
     for key, value in changes.items():
         if not any(key.startswith(f"{group}.") for group in groups):
             raise ValueError(
-                f"reruns names {key!r}, which is no setting of the routine. Write it as "
+                f"reruns names {key!r}, which is not a setting of the routine. Write it as "
                 f"group.setting with a group of {', '.join(groups)}."
             )
         refuse_other_code(content, key, value, "reruns")

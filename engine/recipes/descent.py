@@ -117,8 +117,8 @@ class OuterSettings(Settings):
             return self.choose == "highest"
         if self.choose_by not in RISING | FALLING:
             raise ConfigurationError(
-                f"outer.choose_by is {self.choose_by!r}, a metric of the problem's own, of which "
-                "nobody has said whether more of it is better. Set outer.choose to highest or "
+                f"outer.choose_by is {self.choose_by!r}, a metric that the problem defines, so it "
+                "is not known whether a higher value is better. Set outer.choose to highest or "
                 "lowest."
             )
         return (self.choose_by in RISING) != self.maximize

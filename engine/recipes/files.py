@@ -345,8 +345,9 @@ def change_workers(recipe: Recipe, changes: list[str]) -> Recipe:
     for change in changes:
         if not change.strip().startswith("workers."):
             raise ConfigurationError(
-                f"--set {change!r}: a run that goes on keeps its settings, except for workers. "
-                "For other settings start another run with `mgd run`; what they share is reused."
+                f"--set {change!r}: a resumed run keeps its settings, except for workers. For "
+                "other settings, start another run with `mgd run`; it reuses every stage that both "
+                "have in common."
             )
     assign_all(content, changes)
     return validate_recipe(content, f"The recipe of {recipe.name}")

@@ -135,7 +135,8 @@ class OptimizerSettings(Settings):
         if self.clip_norm is not None and self.clip_value is not None:
             raise ValueError(
                 f"optimizer.clip_norm is {self.clip_norm:g} and optimizer.clip_value "
-                f"{self.clip_value:g}, whose order nobody knows. Use one of them."
+                f"{self.clip_value:g}, but it is not defined which of them comes first. Use one of "
+                "them."
             )
         if self.ema_start and self.ema_decay is None:
             raise ValueError(

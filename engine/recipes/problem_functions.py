@@ -105,8 +105,8 @@ def check_sources(
     raise ConfigurationError(
         f"The source of problem {name} is not that of the run: {', '.join(changed)} "
         f"{'was' if len(changed) == 1 else 'were'} edited, moved or installed anew since it began. "
-        "Put the source back, on the workers too, or start another run with `mgd run`, which "
-        "computes everything anew."
+        "Restore the source, on the workers too, or start another run with `mgd run`, which "
+        "computes everything again."
     )
 
 
@@ -129,9 +129,9 @@ def find_function(name: str, folder: str | None) -> Function:
     place, _, function = name.rpartition(":")
     if place.endswith(".ipynb"):
         raise ConfigurationError(
-            f"problem is {name}, but {place} is a notebook, whose cells nobody runs here. Save the "
-            "function and what it needs as a file, e.g. `jupyter nbconvert --to script`, and name "
-            "that: my_file.py:function."
+            f"problem is {name}, but {place} is a notebook, and cells of notebooks are not run. "
+            "Save the function and everything that it needs as a file, e.g. `jupyter nbconvert "
+            "--to script`, and name that: my_file.py:function."
         )
     module = load_module(place, folder)
     found = getattr(module, function, None)
@@ -227,8 +227,8 @@ def refuse_other_code(content: dict[str, Any], key: str, value: Any, where: str)
     if key == "arguments.model" and _is_code(value) and value != own:
         raise ValueError(
             f"{where} sets arguments.model to {value}, which is code that the recipe itself does "
-            "not name, so that no digest of it would be kept. Let the problem's function take a "
-            "name of its own for each model and make the module, or write a recipe for each."
+            "not name, so no digest of it would be kept. Let the problem's function take a name "
+            "for each model and make the module, or write one recipe for each model."
         )
 
 

@@ -156,8 +156,8 @@ class SmoothSearchRecipe(DescentRecipe):
         number = math.prod(len(values) for values in self.search.grid.values())
         if number > _MOST_ROUTINES:
             raise ValueError(
-                f"search.grid has {number} combinations, each of which is trained several times. "
-                f"Name fewer values: at most {_MOST_ROUTINES} combinations."
+                f"search.grid has {number} combinations, and each is trained several times. Name "
+                f"fewer values, for at most {_MOST_ROUTINES} combinations."
             )
         combinations = itertools.product(*self.search.grid.values())
         grid = [dict(zip(self.search.grid, values, strict=True)) for values in combinations]
@@ -189,8 +189,9 @@ def _changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
     for key, value in changes.items():
         if "." not in key or key.partition(".")[0] not in _MENU:
             raise ValueError(
-                f"search names {key!r}, which is no setting of the menu. Write it as group.setting "
-                f"with a group of {', '.join(_MENU)}, e.g. arguments.model.activation."
+                f"search names {key!r}, which is not a setting of the menu. Write it as "
+                f"group.setting with a group of {', '.join(_MENU)}, e.g. "
+                "arguments.model.activation."
             )
         refuse_other_code(content, key, value, "search")
         changed = with_setting(changed, key, value)

@@ -267,8 +267,8 @@ def _at_work(
         busy = [f"{stage.stage}/{stage.key}" for stage in stages if stage.name in alive]
         if busy:
             working[name] = (
-                f"Run {name} is at work: somebody holds the lease of its stage {busy[0]}. Stop it "
-                "first; what nobody is at work on can be freed."
+                f"Run {name} is being computed: a process holds the lease of its stage {busy[0]}. "
+                "Stop that process first; only runs without a process can be freed."
             )
     return working
 

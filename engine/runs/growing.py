@@ -107,12 +107,12 @@ def stopped(page: Page, cause: str, command: str, *, tells: bool, is_refused: bo
 
 def _how_it_goes_on(command: str, *, is_refused: bool) -> Section:
     if is_refused:
-        note = "The same settings are refused again: run it with others."
+        note = "The same settings will be refused again: change them before the next start."
         meaning = "If what was refused has changed outside of them, as data can"
     elif command:
         note = (
-            "What is finished is kept, and is not made again. If the settings are what stopped it, "
-            "change them: the same ones stop it again."
+            "Finished stages are kept and are not computed again. If the run stopped because of "
+            "its settings, change them first: the same ones will stop it again."
         )
         meaning = "To go on where it stopped"
     else:

@@ -141,7 +141,7 @@ def cost(store: str, record: FinishedRun) -> Section:
         f"{STAGE_SECONDS:g} s around each, and without the preflight."
     ]
     if read_forecast(store, record.run) is None:
-        notes = ["No plan was kept with this run; mgd plan says before one what it takes."]
+        notes = ["No plan was kept with this run; `mgd plan` says before a run what it will take."]
     else:
         tables += [
             Table(
@@ -187,9 +187,9 @@ def tried(report: CheckReport) -> tuple[list[str], dict[str, str]]:
     checks = report.checks
     passed = sum(each.verdict is Verdict.PASS for each in checks)
     sentence = (
-        f"Preflight, on short twins of the run before it began: {passed} of {len(checks)} "
-        "checks passed. Each with its number, and the limit; what they mean stands in "
-        "All checks of the preflight."
+        f"Preflight, on short twins of the run before it began: {passed} of {len(checks)} checks "
+        "passed. Each check is shown with its number and its limit; All checks of the preflight "
+        "explains them."
     )
     return [sentence], {each.name: _found(each) for each in checks}
 

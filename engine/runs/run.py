@@ -111,9 +111,9 @@ def read_recipe(store: str, run: str) -> DescentRecipe:
         ) from error
     if run_name(recipe.descent) != run:
         raise ConfigurationError(
-            f"The recipe at {url} is not that of run {run}, but of {run_name(recipe.descent)}. It "
-            "was changed, or written by another version of this program. Put the old one back, or "
-            "start the settings that you want with `mgd run`; what they share is reused."
+            f"The recipe at {url} does not belong to run {run}, but of {run_name(recipe.descent)}. "
+            "It was changed, or written by another version of this program. Put the old one back, "
+            "or start the settings that you want with `mgd run`; what they share is reused."
         )
     return recipe
 

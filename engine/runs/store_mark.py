@@ -78,9 +78,9 @@ def check_mark(store: str) -> StoreMark:
                 f"knows {VERSION}. Use the newer version."
             )
     raise ConfigurationError(
-        f"{url} is not the mark of a store: it is damaged, or somebody else's. If the folder is a "
-        f"store of yours, delete that file and start or resume any run: that writes it again. If "
-        "not, name another folder: --store URL."
+        f"{url} is not the mark of a store: it is damaged, or another program wrote it. If the "
+        "folder is a store of yours, delete that file and start or resume any run, which writes it "
+        "again. If not, name another folder: --store URL."
     )
 
 

@@ -24,7 +24,7 @@ WITHOUT_RECIPE = ("check", "plan", "verify", "smoothness", "clean")
 """Names of ``flows.registry``, ``TRUST`` and ``HOUSEKEEPING``, which only Prefect could read."""
 
 
-class Order(NamedTuple):
+class DeployRequest(NamedTuple):
     """What a command line asks for.
 
     Attributes:
@@ -41,12 +41,18 @@ class Order(NamedTuple):
 
 
 def deploy(
-    order: Order, pool: str, store: str, image: str | None, suffix: str, *, as_json: bool = False
+    request: DeployRequest,
+    pool: str,
+    store: str,
+    image: str | None,
+    suffix: str,
+    *,
+    as_json: bool = False,
 ) -> None:
-    """Make the deployments of an order, and say what they are called and what they need.
+    """Make the deployments of a request, and say what they are called and what they need.
 
     Args:
-        order: What to deploy.
+        request: What to deploy.
         pool: Name of the work pool, which has to be there.
         store: Where the runs keep checkpoints, results and reports.
         image: Image of the jobs, for a pool that runs containers.
@@ -63,12 +69,12 @@ def deploy(
             "and set it as deployments/README.md, section 1, says."
             + (f" {not_obeyed}" if (not_obeyed := left_out()) else "")
         )
-    check(order)  # what can be refused is, before Prefect's client and torch are loaded
+    check(request)  # what can be refused is, before Prefect's client and torch are loaded
     with connected(None):
         from prefect.client.orchestration import get_client
 
         with get_client(sync_client=True) as client:
-            deployments = put(order, pool, store, image, suffix, client)
+            deployments = put(request, pool, store, image, suffix, client)
     for line in _told(deployments, pool):
         tell(line, err=as_json)
     if as_json:
@@ -77,14 +83,14 @@ def deploy(
 
 
 def put(
-    order: Order,
+    request: DeployRequest,
     pool: str,
     store: str,
     image: str | None,
     suffix: str,
     client: "SyncPrefectClient",
 ) -> "list[RunnerDeployment]":
-    """Put the deployments of a checked order into a server.
+    """Put the deployments of a checked request into a server.
 
     Raises:
         ConfigurationError: If something of it cannot be; then nothing was deployed.
@@ -92,7 +98,7 @@ def put(
     from flows.deploying import Target, apply
 
     target = Target.of(_read_pool(client, pool), store, image, suffix)
-    deployments = [_made(name, order, target) for name in order.names]
+    deployments = [_made(name, request, target) for name in request.names]
     apply(deployments, client)
     return deployments
 
@@ -102,21 +108,21 @@ def shipped() -> list[str]:
     return [*list_recipes(), *WITHOUT_RECIPE]
 
 
-def check(order: Order) -> None:
-    """Refuse an order of which something is no recipe, or cannot be run.
+def check(request: DeployRequest) -> None:
+    """Refuse a request of which something is no recipe, or cannot be run.
 
     Raises:
         ConfigurationError: Names it, and the remedy.
     """
-    if not order.names:
+    if not request.names:
         raise ConfigurationError(
             "Nothing is named that could be deployed. Name recipes, by name or by path of a YAML "
             f"file, or {', '.join(WITHOUT_RECIPE)}; or use --all for everything that ships."
         )
-    refuse_secrets("--folder", order.folder or "", is_place=True)
-    for name in order.names:
+    refuse_secrets("--folder", request.folder or "", is_place=True)
+    for name in request.names:
         if name not in WITHOUT_RECIPE:
-            load_recipe(name, list(order.changes))
+            load_recipe(name, list(request.changes))
 
 
 def _read_pool(client: "SyncPrefectClient", name: str) -> "WorkPool":
@@ -132,13 +138,13 @@ def _read_pool(client: "SyncPrefectClient", name: str) -> "WorkPool":
         ) from None
 
 
-def _made(name: str, order: Order, target: "Target") -> "RunnerDeployment":
+def _made(name: str, request: DeployRequest, target: "Target") -> "RunnerDeployment":
     from flows.deploying import deployment_alone, recipe_deployment
 
     if name in WITHOUT_RECIPE:
-        files = [each for each in order.names if each not in shipped()]
+        files = [each for each in request.names if each not in shipped()]
         return deployment_alone(name, target, files)
-    return recipe_deployment(name, target, order.changes, order.seeds, order.folder)
+    return recipe_deployment(name, target, request.changes, request.seeds, request.folder)
 
 
 def _told(deployments: "list[RunnerDeployment]", pool: str) -> list[str]:

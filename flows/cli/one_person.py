@@ -24,7 +24,7 @@ from engine.errors import ConfigurationError
 from engine.secret_urls import without_login
 from engine.storage.location import absolute
 from engine.storage.readable import check_readable
-from flows.cli.deploying import Order, check, put
+from flows.cli.deploying import DeployRequest, check, put
 from flows.cli.server.at_work import (
     Served,
     announce,
@@ -104,17 +104,17 @@ def serve(
     Raises:
         ConfigurationError: If something cannot be started.
     """
-    order = Order(list(names))
-    check(order)  # before anything is started
+    request = DeployRequest(list(names))
+    check(request)  # before anything is started
     check_readable(absolute(store))
     with ExitStack() as stack:
         starting = None if prefect_settings().api.url else stack.enter_context(turn())
         there = other() if starting else None
         if starting and there:
             starting.release()
-            _join(there, order, store, start=start, browser=browser)
+            _join(there, request, store, start=start, browser=browser)
             return
-        says("Server, worker and runs end now. What is finished is kept; the same command goes on.")
+        says("Server, worker and runs end now. Finished stages are kept; the same command goes on.")
         tell("Prefect's server starts; its very first start takes the longest.")
         if not_obeyed := left_out():
             tell(not_obeyed)
@@ -128,7 +128,7 @@ def serve(
             announce(Served(os.getpid(), server.api_url, server.secret, str(folder)))
             starting.release()
         tell("The server answers; deployments are made.")
-        first = _deploy(order, store, is_own=server is not None)
+        first = _deploy(request, store, is_own=server is not None)
         worker = stack.enter_context(_worker(server, folder, debug))
         path = _path(first, start=start, is_there=lambda: worker.poll() is None)
         _tell(_page(server, folder, path), browser)
@@ -140,7 +140,7 @@ def serve(
         )
 
 
-def _join(there: Served, order: Order, store: str, *, start: bool, browser: bool) -> None:
+def _join(there: Served, request: DeployRequest, store: str, *, start: bool, browser: bool) -> None:
     """Put deployments to the server of another ``mgd ui``, and open a page of it.
 
     Two servers on one database of Prefect's would keep each other from writing.
@@ -148,7 +148,7 @@ def _join(there: Served, order: Order, store: str, *, start: bool, browser: bool
     tell(f"mgd ui is at work already, as process {there.process}: what you ask for is put there.")
     server = RunningServer(there.api_url, there.secret)
     with connected(server):
-        first = _deploy(order, store, is_own=False)
+        first = _deploy(request, store, is_own=False)
         path = _path(first, start=start, is_there=Path(there.folder).exists)
     _tell(_page(server, Path(there.folder), path), browser)
     tell("mgd ui --stop ends it, with its worker and runs; what is finished is kept.")
@@ -165,11 +165,11 @@ def _path(first: "UUID", *, start: bool, is_there: Callable[[], bool]) -> str:
     return _started(first, is_there) if start else f"/v2/deployments/deployment/{first}/run"
 
 
-def _deploy(order: Order, store: str, *, is_own: bool) -> "UUID":
+def _deploy(request: DeployRequest, store: str, *, is_own: bool) -> "UUID":
     """Make the pool and the deployments; return the first one's id.
 
     Args:
-        order: What to deploy.
+        request: What to deploy.
         store: Where the runs keep what they make.
         is_own: Whether the server is this command's own, which no other worker is connected to.
     """
@@ -180,7 +180,7 @@ def _deploy(order: Order, store: str, *, is_own: bool) -> "UUID":
         if is_own and is_alone():
             for name in close_lost(client):
                 tell(f"Run {name} was left behind by an earlier mgd ui; Retry lets it go on.")
-        made = put(order, POOL, store, None, "", client)
+        made = put(request, POOL, store, None, "", client)
         for each in made:
             say(f"Deployed: {each.full_name}")
         return client.read_deployment_by_name(made[0].full_name).id

@@ -64,8 +64,8 @@ def guarded(content: bytes, run: str) -> Path:
     """
     if _LEADS_AWAY.search(unescape(content.decode(errors="replace"))):
         raise ConfigurationError(
-            f"The report of run {run} leads to another place by itself, which none of ours does: "
-            f"it was changed. Let the run write it anew with `mgd resume {run}`."
+            f"The report of run {run} redirects to another place, which no report of this program "
+            f"does, so the file was changed. Write it again with `mgd resume {run}`."
         )
     page = Path(tempfile.mkdtemp(prefix="mgd-report-")) / f"{run}.html"
     page.write_bytes(_RULE + content)

@@ -130,7 +130,7 @@ def _below(groups: dict[str, list[Explained]], wanted: str) -> dict[str, list[Ex
     if not found:
         known = [group for group in groups if group]
         raise ConfigurationError(
-            f"--group {wanted!r} is no group of settings of this recipe. They are "
+            f"--group {wanted!r} is not a group of settings of this recipe. Its groups are "
             f"{', '.join(known)}.{did_you_mean(wanted, known)}"
         )
     return found

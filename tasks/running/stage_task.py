@@ -104,9 +104,9 @@ def _refuse_another_engine(expected: str) -> None:
     if expected and expected != engine_version():
         raise ConfigurationError(
             f"A worker on {socket.gethostname()} has another version of the engine, in "
-            f"{Path(engine.__file__).parent}: its source has the digest {engine_version()}, that "
-            f"of the process which runs the flow {expected}. Install the same version for both, or "
-            "start the workers where the same one is imported (PYTHONPATH)."
+            f"{Path(engine.__file__).parent}: its source has the digest {engine_version()}, and "
+            f"that of the process that runs the flow has {expected}. Install the same version for "
+            "both, or start the workers where the same one is imported (PYTHONPATH)."
         )
 
 

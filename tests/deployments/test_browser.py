@@ -432,4 +432,4 @@ def test_ctrl_c_ends_all_that_it_started(served):
 
     assert served.child.returncode == 130
     assert not [each for each in served.children if Path(f"/proc/{each}").exists()]
-    assert "What is finished is kept" in served.log.read_text()
+    assert "Finished stages are kept" in served.log.read_text()

@@ -364,4 +364,4 @@ def test_schedules_that_are_there_stay(applied):
 def test_order_of_nothing_is_refused(names, reason):
     """All of it by default would fill a server with what nobody has asked for."""
     with pytest.raises(ConfigurationError, match=reason):
-        command.check(command.Order(names))
+        command.check(command.DeployRequest(names))

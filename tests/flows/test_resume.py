@@ -27,7 +27,7 @@ def test_stopped_run_goes_on_elsewhere_with_the_same_bits(tmp_path):
 
     assert stopped.returncode == 128 + signal.SIGTERM
     assert "which gets 20 s to finish" in errors
-    assert "What is finished is kept; the same command goes on" in errors
+    assert "Finished stages are kept; the same command goes on" in errors
     assert key in committed  # it was at work when the signal came
     assert len(committed) < resumed["stages"]["total"]
     assert resumed["digest"] == expected["digest"]

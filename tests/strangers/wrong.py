@@ -190,7 +190,7 @@ def _refused() -> dict[str, Refused]:
     for by_switch in (True, False):
         found[f"another function without a graph ({by_switch})"] = (
             Variant(lambda s=by_switch: ModeDependent(s)),
-            r"where a graph is wanted",
+            r"with gradients enabled and .* without",
         )
     for name, sampled in SAMPLED_BY_REJECTION.items():
         found[f"samples by rejection: {name}"] = (

@@ -71,8 +71,8 @@ def first_canaries(problem: BuiltProblem, number: int) -> Canaries:
     if number >= len(train):
         raise DataError(
             f"canaries.num_canaries is {number}, but the problem has {len(train)} training "
-            "examples, and others than the canaries have to be left. Lower it, or give more "
-            "training examples."
+            "examples, and some of them must not be canaries. Lower canaries.num_canaries, or give "
+            "more training examples."
         )
     continuous_inputs(problem.data, "kind is canaries")
     check_classes(problem.data, "kind is canaries")  # of the mislabelled ones beside them

@@ -93,7 +93,7 @@ def points(record: "RunRecord") -> str:
         return f"Test accuracy falls by {own:.1f} points, and under no baseline."
     if theirs_falls:
         return f"Test accuracy does not fall, but {name} lowers it by {falls[name]:.1f} points."
-    return "Test accuracy falls neither here nor under a baseline."
+    return "Test accuracy falls neither with the chosen set-up nor with a baseline."
 
 
 def rerun_findings(record: "RunRecord") -> list[str]:

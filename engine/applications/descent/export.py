@@ -197,7 +197,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     if other:
         raise ConfigurationError(
             f"The module keeps {other[0]!r} of type {type(found[other[0]]).__name__} in its state "
-            "dict, which is no tensor. Write it by get_extra_state in a tensor."
+            "dict, but a file of weights holds tensors only. Return a tensor from get_extra_state."
         )
     return {name: value.detach().cpu().clone() for name, value in found.items()}
 

@@ -97,7 +97,7 @@ class Descent:
 
     def __repr__(self) -> str:
         first, best = (each.scores[self.judge][self.chosen_by] for each in self._ends())
-        unseen = "" if self.checks is not None else "; neither preflight nor witness was asked"
+        unseen = "" if self.checks is not None else "; neither preflight nor witness ran"
         return (
             f"Descent({len(self.iterates) - 1} outer steps; chosen {self.chosen}: {self.judge} "
             f"{self.chosen_by} {first:.4g} -> {best:.4g}{unseen})"
@@ -126,8 +126,8 @@ class Descent:
 
 
 _UNSEEN = (
-    "Neither preflight nor witness was asked (check=False): nobody compared a step of this run "
-    "with one that the module takes by itself."
+    "Neither preflight nor witness ran (check=False): no step of this run was compared with one "
+    "that the module takes by itself."
 )
 
 

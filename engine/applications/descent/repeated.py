@@ -81,7 +81,7 @@ def _refuse_another_recipe(run: Run) -> None:
     if not isinstance(there, dict) or any(
         there.get(name) != here.get(name) for name in (there.keys() | here.keys()) - apart
     ):
-        raise ConfigurationError("The recipe on record is another one. Run the recipe.")
+        raise ConfigurationError("The recorded recipe is a different one. Run the recipe.")
 
 
 def _why_not(record: RunRecord, run: Run, claims: list[Claim], newest: datetime) -> str | None:

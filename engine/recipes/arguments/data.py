@@ -97,8 +97,8 @@ def check_drawn(
     setting, named = target
     if named is not None and len(own) == len(HELD_OUT):
         raise ConfigurationError(
-            f"{setting} is {named}, but objective, validation and test have files of their own, so "
-            "nothing is drawn from it. Leave it out."
+            f"{setting} is {named}, but objective, validation and test are separate files, so "
+            "nothing is held out from the training data. Leave the setting out."
         )
     are_cut = named is None and "objective" in own
     for name in HELD_OUT:

@@ -56,8 +56,8 @@ def _made_arguments(function: Function) -> type[Settings]:
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ConfigurationError(
-                f"{function.__name__} takes {parameter}, but the arguments of a recipe have names. "
-                "Give every parameter a name of its own, without * and /."
+                f"{function.__name__} takes {parameter}, but a recipe passes arguments by name. "
+                "Give every parameter a name, without * and /."
             )
         if name.startswith("_") or (name.startswith("model_") and hasattr(BaseModel, name)):
             raise ConfigurationError(

@@ -112,8 +112,8 @@ def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
     text = str(loader.construct_scalar(node))
     if _UNWRITABLE.search(text):
         raise _UnfitError(
-            f"the text on line {node.start_mark.line + 1} holds half of a character, or a NUL, "
-            "which neither reports nor databases can keep"
+            f"the text on line {node.start_mark.line + 1} holds half of a surrogate pair or a NUL "
+            "character, which cannot be stored in reports and databases"
         )
     return text
 
@@ -204,7 +204,7 @@ def read_text(content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigurationError(
-            f"byte {error.start}, on line {line}, is no text in {encoding.upper()}; convert it, "
+            f"byte {error.start}, on line {line}, is not valid {encoding.upper()}; convert it, "
             "e.g. with iconv"
         ) from error
 

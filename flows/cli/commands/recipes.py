@@ -118,14 +118,14 @@ def deploy(  # noqa: PLR0913 (the options of one command)
     """Deploy recipes to a Prefect server, to be started from its UI, on a schedule, or anywhere."""
     with one_message(debug):
         from engine.recipes.files import read_seeds
-        from flows.cli.deploying import Order, deploy, shipped
+        from flows.cli.deploying import DeployRequest, deploy, shipped
         from flows.cli.terminal.watching import prepare_process
 
         prepare_process(debug)
-        order = Order(
+        request = DeployRequest(
             shipped() if everything else names or [],
             changes or [],
             None if seeds is None else read_seeds(seeds),
             folder,
         )
-        deploy(order, pool, store, image, suffix, as_json=as_json)
+        deploy(request, pool, store, image, suffix, as_json=as_json)

@@ -227,8 +227,8 @@ def _ask_the_users() -> None:
             "It asks for a log-in: set PREFECT_API_AUTH_STRING to what its "
             "PREFECT_SERVER_API_AUTH_STRING is."
             if "401" in reason
-            else "Start it with `prefect server start`, correct the address, or take it away: "
-            "mgd then starts a server of its own."
+            else "Start it with `prefect server start`, correct the address, or remove it: "
+            "mgd then starts its own server."
         )
         raise ConfigurationError(
             f"PREFECT_API_URL is {url}, by {origin}, but no Prefect server lets this run in there: "

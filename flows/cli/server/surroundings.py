@@ -118,7 +118,7 @@ def pass_by_proxies() -> None:
     if hosts and not _can_be_listed(together):
         strange = [host for host in hosts if not _can_be_listed([host])]
         said = brief(Exception(", ".join(strange)))
-        print(f"no_proxy is used without {said}, which is no host.", file=sys.stderr)  # noqa: T201 (for people)
+        print(f"no_proxy is used without {said}, which is not a host name.", file=sys.stderr)  # noqa: T201 (for people)
         _list_without_proxy([host for host in together if host not in strange])
 
 

@@ -43,9 +43,9 @@ def left_out() -> str | None:
     if not named:
         return None
     return (
-        f"Not obeyed: settings of Prefect in {', '.join(named)}. A working folder may be somebody "
-        "else's. Export what you need of them, e.g. PREFECT_API_URL, or put it into your profile: "
-        "prefect config set PREFECT_API_URL=..."
+        f"Ignored: settings of Prefect in {', '.join(named)}. The working folder may belong to "
+        "another person. Export the settings that you need, e.g. PREFECT_API_URL, or put it into "
+        "your profile: prefect config set PREFECT_API_URL=..."
     )
 
 

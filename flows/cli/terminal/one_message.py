@@ -78,12 +78,12 @@ def _message(error: BaseException) -> str:
         )
     if isinstance(error, OSError):
         return (
-            f"{type(error).__name__}: {_first_line(error)}. What is finished is kept. Mend that, "
-            "and start the same command again; --debug shows where it came from."
+            f"{type(error).__name__}: {_first_line(error)}. Finished stages are kept. Repair "
+            "the cause, and start the same command again; --debug shows where it happened."
         )
     return (
-        f"The command stopped at something that nobody has foreseen: {type(error).__name__}: "
-        f"{_first_line(error)}. What is finished is kept. --debug shows where it came from."
+        f"The command stopped at an unexpected error: {type(error).__name__}: "
+        f"{_first_line(error)}. Finished stages are kept. --debug shows where the error came from."
     )
 
 

@@ -1,6 +1,6 @@
 """How a command ends when it is asked to: by Ctrl-C, by the end of its terminal or of its machine.
 
-What is finished is kept in any case; what a person needs is the name of the run, and how to go on.
+Finished stages are kept in any case. The message names the run and the command that resumes it.
 """
 
 import os
@@ -87,7 +87,7 @@ def _say(by: signal.Signals) -> None:
         words = f"Stopped by {cause}. {_instead[0]}"
     elif _going_on:
         then = "".join(f"\n  {command}" for command in _going_on)
-        words = f"Stopped by {cause}. What is finished is kept; the same command goes on, or:{then}"
+        words = f"Stopped by {cause}. Finished stages are kept; the same command goes on, or:{then}"
     else:
         words = f"Stopped by {cause} before the run began."
     for action in list(_before):

@@ -93,7 +93,7 @@ def test_baselines_are_those_of_the_kind(name, baseline):
         assert DescentRecipe.model_validate(content).baselines == (baseline,)
         return
 
-    with pytest.raises(ValueError, match=rf"{baseline}, which is no set-up of {name.value}"):
+    with pytest.raises(ValueError, match=rf"{baseline}, which is not a set-up of {name.value}"):
         DescentRecipe.model_validate(content)
 
 

@@ -301,7 +301,7 @@ REFUSED = {
     "Latin 1": ("kind: descent\ndescription: caf\u00e9".encode("latin-1"), "byte 30, on line 2"),
     "a control character": ("kind: descent\x0b", "special characters"),
     "a key that is a list": ("? [a]\n: 1\n", "is no name"),
-    "half of a character": ('kind: descent\ndescription: "\\ud83d"', "line 2 holds half of a"),
+    "half of a surrogate pair": ('kind: descent\ndescription: "\\ud83d"', "line 2 holds half of a"),
     "a NUL": ('kind: descent\ndescription: "\\0"', "or a NUL"),
     "no truth value": ("a: !!bool x", "a value cannot be read"),
     "no date": ("a: !!timestamp x", "a value cannot be read"),

@@ -237,7 +237,7 @@ def test_run_in_a_long_stage_is_at_work(local, rule, finished):
     os.utime(lease, (time.time() - 7 * 86400,) * 2)
 
     if "runs" in rule:
-        with pytest.raises(ConfigurationError, match="is at work.*lease.*Stop it"):
+        with pytest.raises(ConfigurationError, match="is being computed.*lease.*Stop that process"):
             plan_clean(local, CleanRules(**rule, grace_seconds=0))
     else:
         report = carry_out(plan_clean(local, CleanRules(**rule, grace_seconds=0)))

@@ -158,9 +158,9 @@ def test_stored_workers_are_not_obeyed(planted, kept):
 @pytest.mark.parametrize(
     ("group", "name", "value", "reason"),
     [
-        ("arguments", "num_train", 10, "is not that of run"),
+        ("arguments", "num_train", 10, "does not belong to run"),
         ("arguments", "url", "http://127.0.0.1:9/x", "arguments.url: unknown setting"),
-        ("training", "seed", 7, "is not that of run"),
+        ("training", "seed", 7, "does not belong to run"),
     ],
 )
 def test_changed_recipe_is_not_that_of_its_run(group, name, value, reason, kept):

@@ -103,7 +103,7 @@ def assert_one_message(done, codes):
     """One paragraph with a remedy, a code, and nothing that a terminal obeys."""
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     assert "Traceback" not in done.output
-    assert "nobody has foreseen" not in done.output
+    assert "an unexpected error" not in done.output
     assert "\x1b" not in done.output
     assert done.output.strip()
     assert done.exit_code in codes, done.output

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import engine
 from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe
-from engine.replay.plain_training import train
+from engine.replay.plain_training import train_unchecked
 from flows.cli import new
 from flows.cli.app import app
 from flows.cli.new import Start
@@ -83,7 +83,7 @@ def test_first_example_gains_over_all_data_and_a_random_choice(tmp_path):
     built = build_problem(recipe)
     generator = torch.Generator().manual_seed(0)
     drawn = found.value[torch.randperm(len(found.value), generator=generator)]
-    by_chance = built.scores(train(built.routine.at(drawn)))["test"]["loss"]
+    by_chance = built.scores(train_unchecked(built.routine.at(drawn)))["test"]["loss"]
     before, after = (found.iterates[n].scores["test"]["loss"] for n in (0, found.chosen))
     assert after < 0.7 * before
     assert after < 0.7 * by_chance

@@ -41,7 +41,7 @@ def of(record: RunRecord) -> Section:
     notes = []
     if len(shown) < len(record.iterates):
         notes = [
-            f"{len(shown)} of {len(record.iterates)} outer steps; the others stand in All outer "
+            f"{len(shown)} of {len(record.iterates)} outer steps; all of them are under All outer "
             "steps."
         ]
     outer = record.recipe.outer

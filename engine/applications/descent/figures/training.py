@@ -20,9 +20,9 @@ def section(run: Material) -> Section:
     """Return the training loss at the first and the chosen set-up, above the adjoint."""
     recipe = run.record.recipe
     caption = (
-        "Loss of each training step on its own batch; where steps are many, the thick line is the "
-        "mean over its neighbours. A run on other examples or weights has another training loss, "
-        "so lower is not better by itself."
+        "Loss of each training step on its own batch; for many steps, the thick line is the mean "
+        "over neighbouring steps. A run on other examples or weights has another training loss, so "
+        "lower is not better by itself."
     )
     if any(norm > 0 for norm in run.curves.adjoint_norms.values()):
         caption += (

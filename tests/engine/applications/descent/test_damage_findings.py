@@ -41,7 +41,7 @@ def test_a_class_suffers_only_if_its_accuracy_falls(victims, says):
         (0.84, 0.89, "Test accuracy falls by 6.0 points, under noise by 1.0: 6.0 times as far."),
         (0.84, 0.90, "Test accuracy falls by 6.0 points, and under no baseline."),
         (0.90, 0.89, "Test accuracy does not fall, but noise lowers it by 1.0 points."),
-        (0.91, 0.90, "Test accuracy falls neither here nor under a baseline."),
+        (0.91, 0.90, "Test accuracy falls neither with the chosen set-up nor with a baseline."),
     ],
     ids=["both", "the metagradient alone", "the baseline alone", "none"],
 )

@@ -224,11 +224,11 @@ ALIKE = {
 @pytest.mark.parametrize("kind", ALIKE)
 def test_rows_are_read_as_other_programs_write_them(kind, tmp_path):
     """They were refused, or left out."""
-    from engine.problems.texts.instructions import Rows, _passages
+    from engine.problems.texts.instructions import RowSettings, _passages
 
     path = lines(tmp_path / "t.jsonl", ALIKE[kind])
 
-    ((found, _),) = _passages(str(path), "train", [], Counter(), Rows())
+    ((found, _),) = _passages(str(path), "train", [], Counter(), RowSettings())
 
     assert found.prompt in ("q", "user: q")
     assert found.completion == "a"

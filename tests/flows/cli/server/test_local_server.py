@@ -133,7 +133,7 @@ def test_run_works_whatever_its_folder_holds_and_whatever_the_proxies_are(tmp_pa
     assert '"digest"' in output
     assert "taken from the working folder" not in errors
     assert "ALL_PROXY is not used" in errors
-    assert f"Not obeyed: settings of Prefect in {tmp_path / '.env'}" in errors
+    assert f"Ignored: settings of Prefect in {tmp_path / '.env'}" in errors
     assert [name for name in ("canary", "theirs.db", "x") if (tmp_path / name).exists()] == []
 
 

@@ -189,4 +189,4 @@ def test_a_deployment_says_that_the_folder_names_a_server_and_is_not_obeyed(tmp_
     done = CliRunner().invoke(app, ["deploy", "digits-selection", "--pool", "mgd-process"])
 
     assert done.exit_code == 2
-    assert f"Not obeyed: settings of Prefect in {tmp_path / 'prefect.toml'}" in done.output
+    assert f"Ignored: settings of Prefect in {tmp_path / 'prefect.toml'}" in done.output

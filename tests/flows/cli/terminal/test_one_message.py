@@ -99,7 +99,7 @@ def test_damaged_run_is_told_in_one_message(command, tmp_path, monkeypatch):
         (StoreRefusedError("read-only"), 1, "read-only"),
         (RuntimeError("Prefect's own server did not start\nmore"), 1, "own server did not start"),
         (PermissionError(13, "Permission denied", "/home/x/profiles.toml"), 1, "profiles.toml"),
-        (KeyError("iterates"), 1, "nobody has foreseen: KeyError: 'iterates'"),
+        (KeyError("iterates"), 1, "an unexpected error: KeyError: 'iterates'"),
         (RecursionError("deep"), 1, "deep"),
         (MemoryError(), 1, "memory of this machine"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate"), 1, "batch_size"),

@@ -45,7 +45,7 @@ def test_signal_says_what_is_kept_and_how_to_go_on(name, said):
     ended = end_of(name, "goes_on(['digits-12ab34cd'], '/a folder')")
 
     assert ended.returncode == 128 + getattr(signal, name)
-    assert f"Stopped by {said}. What is finished is kept" in ended.stderr
+    assert f"Stopped by {said}. Finished stages are kept" in ended.stderr
     assert "mgd resume digits-12ab34cd --store '/a folder'" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""

@@ -120,7 +120,7 @@ def test_picture_is_taken_off_before_the_last_words():
     )  # fmt: skip
 
     assert ended.returncode == 130
-    assert ended.stderr.index("picture off") < ended.stderr.index("What is finished is kept")
+    assert ended.stderr.index("picture off") < ended.stderr.index("Finished stages are kept")
 
 
 def test_nothing_is_printed_behind_the_last_words(capsys):
