@@ -152,7 +152,7 @@ def recipe_deployment(
         target: Where it goes.
         changes: Assignments ``dotted.key=value``.
         seeds: One run for each of these training seeds, together.
-        folder: Where workers have the files of a problem of one's own; by default where they are.
+        folder: Where workers have the files of a user's own problem; by default where they are.
 
     Raises:
         ConfigurationError: If the recipe cannot be run, or not for several seeds.
@@ -278,7 +278,7 @@ def _deployment(  # noqa: PLR0913 (what a deployment is made of)
 def apply(deployments: Sequence[RunnerDeployment], client: SyncPrefectClient) -> None:
     """Put deployments into the server; one that is there gets everything but its schedules.
 
-    Those are its owners': a schedule that somebody has switched on stays on.
+    Those are its owners': a schedule that a user has switched on stays on.
 
     Raises:
         ConfigurationError: If one of its name is on another pool; then none was put there.

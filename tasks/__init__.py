@@ -1,4 +1,4 @@
-"""Prefect tasks: the stages of the engine, and what people see of their results."""
+"""Prefect tasks: the stages of the engine, and what users see of their results."""
 
 import logging
 

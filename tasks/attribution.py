@@ -1,4 +1,4 @@
-"""The stages of an attribution as Prefect tasks, and what people see of the results."""
+"""The stages of an attribution as Prefect tasks, and what users see of the results."""
 
 from prefect import task
 

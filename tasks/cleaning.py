@@ -1,4 +1,4 @@
-"""The house-keeping of a store as a Prefect task, and what people see of it."""
+"""The house-keeping of a store as a Prefect task, and what users see of it."""
 
 from prefect import task
 from prefect.artifacts import create_table_artifact

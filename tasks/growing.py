@@ -96,7 +96,7 @@ class GrowingReport:
         board: Where the run stands; None if its parts are runs of their own.
 
     Attributes:
-        checks: What the preflight found, for whoever knows it.
+        checks: What the preflight found; set once it is known.
     """
 
     def __init__(
@@ -133,11 +133,11 @@ class GrowingReport:
             self._is_over = True
 
     def tell_stop(self, error: BaseException) -> None:
-        """Let page, store and UI say that this start has ended before its run did, and why.
+        """Show on page, in the store and in the UI that the start ended before its run, and why.
 
-        Said once, by whoever hears of it first. Not where the store is what failed: it would be
-        waited for once more; nor where another process goes on with the run. The UI is not asked
-        where the whole process ends, and maybe the server with it.
+        Only the first call shows it. Nothing is shown if the store itself failed, which would be
+        waited for once more, or if another process goes on with the run. The UI is left out if the
+        whole process ends, and maybe the server with it.
         """
         self.stop()
         place = _place(self._store, self._run)
@@ -146,7 +146,7 @@ class GrowingReport:
         _STOPPED.add(place)
         try:
             self._tell_stop(error)
-        except Exception as failed:  # what stopped the run is what people have to know
+        except Exception as failed:  # what stopped the run is what users have to know
             self._logger.warning("That the run stopped is not on its page: %s", failed)
 
     def _tell_stop(self, error: BaseException) -> None:

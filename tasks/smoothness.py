@@ -1,4 +1,4 @@
-"""The stages of metasmoothness as Prefect tasks, and what people see of the results."""
+"""The stages of metasmoothness as Prefect tasks, and what users see of the results."""
 
 from prefect import task
 

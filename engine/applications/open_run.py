@@ -191,8 +191,8 @@ class OpenRun:
 
         Args:
             step: Number of the outer step; the chosen one by default.
-            trusted: Whether you know that code and those places to be harmless: whoever can write
-                to the store could have put them there.
+            trusted: Whether you know that code and those places to be harmless: anyone who can
+                write to the store could have put them there.
 
         Raises:
             ConfigurationError: If there is no such step, or trust is needed and not given.

@@ -80,7 +80,7 @@ RERUN_GROUPS = ("arguments", "optimizer", "training")
 """Groups of settings that a rerun may change: the routine, but neither its examples nor z."""
 
 _SHIPPED_RERUN_GROUPS = ("arguments.model", *RERUN_GROUPS[1:])
-"""The same for a problem that ships, whose other arguments make other examples; of one's own
+"""The same for a problem that ships, whose other arguments make other examples; of a user's own
 problem only the examples themselves tell, when it is trained."""
 
 

@@ -189,7 +189,7 @@ class DescentRecipe(Settings):
     """Name in run names and reports: lower-case letters, digits and hyphens, 100 at most."""
 
     description: str = ""
-    """One sentence for people."""
+    """One sentence, for messages and the page of a run."""
 
     problem: str = DEFAULT_PROBLEM
     """What is trained on what: a problem that ships, e.g. digits; a function in a file beside the

@@ -24,8 +24,8 @@ class CodePlace(StrEnum):
     """On their own disks: in the recipe's folder, or where they were started."""
 
     STORE = "store"
-    """In the store, where they are not on the disk. Whoever can write to the store and knows how to
-    make another file of the same digest could have it run; no store can ask for it."""
+    """In the store, where they are not on the disk. Anyone who can write to the store and knows how
+    to make another file of the same digest could have it run; no store can ask for it."""
 
 
 class PreflightMode(StrEnum):

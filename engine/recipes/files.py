@@ -250,7 +250,9 @@ def to_measure(
     Raises:
         ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
     """
-    from engine.recipes.smoothness import MetasmoothnessRecipe  # loaded by whoever measures
+    from engine.recipes.smoothness import (
+        MetasmoothnessRecipe,
+    )  # loaded only by commands that measure
 
     content = recipe.model_dump(mode="json", include=set(MetasmoothnessRecipe.model_fields))
     content["kind"] = MEASURED

@@ -1,7 +1,7 @@
 """Finds what a name in a recipe stands for: the description that ends the file of that name.
 
 A recipe knows a name and what can be set; what the name does is in one file of the same name. So
-whoever adds a member writes an entry here in ``engine/recipes`` and that file, and nothing else.
+anyone who adds a member writes an entry here in ``engine/recipes`` and that file, and nothing else.
 """
 
 from importlib import import_module

@@ -48,7 +48,7 @@ def is_shipped(name: str) -> bool:
 def sources(name: str, folder: str | None, arguments: dict[str, Any]) -> dict[str, str]:
     """Return the digests of the source of a problem, by file or package; of what ships, none.
 
-    A model of one's own that a ready problem is given is code as well.
+    A user's own model that a ready problem is given is code as well.
 
     Raises:
         ConfigurationError: If there is no such source.
@@ -204,7 +204,7 @@ def _refuse_other_returns(name: str, found: Function) -> None:
 
 
 def names_code(problem: Any, arguments: Any) -> bool:  # noqa: ANN401 (of any recipe)
-    """Say whether a recipe names code that does not ship: its problem, or a model of one's own."""
+    """Say whether a recipe names code that does not ship: its problem, or a user's own model."""
     model = arguments.get("model") if isinstance(arguments, dict) else None
     return ":" in str(problem) or _is_code(model)
 

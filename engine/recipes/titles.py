@@ -1,7 +1,7 @@
 """What a run is called wherever people read it: its name, and what differs from the shipped recipe.
 
 The name begins with the recipe's and ends with the digest of all settings, so it finds the run in
-its store; what follows says what somebody has changed.
+its store; what follows says what a user has changed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ def _short(value: Any) -> str:  # noqa: ANN401 (a setting of any type)
 
 
 def said_changes(changes: Mapping[str, Any]) -> str:
-    """Return settings that somebody has changed in a few words; empty if there are none.
+    """Return settings that a user has changed in a few words; empty if there are none.
 
     Args:
         changes: Dotted key to the value.

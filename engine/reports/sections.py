@@ -75,7 +75,7 @@ class Table:
     Attributes:
         rows: Name of a column to its value. Values are written as they are.
         marked: Number of a row to a word that gives it a colour: chosen, warn or refuse.
-        code: Columns that hold names which people copy.
+        code: Columns that hold names which users copy.
         pairs: Whether it has two columns, a name and its value, and no heads.
     """
 

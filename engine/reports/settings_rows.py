@@ -92,7 +92,7 @@ def every_setting(
 
 
 def _arguments(recipe: DescentRecipe) -> Iterator[Setting]:
-    """Yield the problem's arguments; code of one's own is not loaded to describe them."""
+    """Yield the problem's arguments; code of a user's own is not loaded to describe them."""
     if is_shipped(recipe.problem):
         function = find_function(recipe.problem, None)
         yield from every_setting(arguments_of(function)(**recipe.arguments), None, "arguments.")
@@ -107,7 +107,7 @@ def meaning_of(field: FieldInfo) -> str:
 
 
 def written(value: Any) -> str:  # noqa: ANN401 (any JSON value)
-    """Return a setting as people write it: a list of words without the signs of JSON."""
+    """Return a setting as users write it: a list of words without the signs of JSON."""
     if value is None:
         return ""
     if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):

@@ -79,5 +79,5 @@ def measures(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 def write_measure(name: str, value: float) -> str:
-    """Write what a metric of this name measured; nobody knows the unit of one's own."""
+    """Write what a metric of this name measured; the unit of a user's own metric is not known."""
     return write_percent(value, 1) if name in _SHARES else write_number(value)

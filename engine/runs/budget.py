@@ -1,7 +1,8 @@
 """What a run has spent, and when it has to stop.
 
 Time is that of the stages which the run has computed, over all of its starts: a crash grants
-nothing. A stop for its budget does: whoever starts the run again after that grants the same again.
+nothing. A stop for its budget does: anyone who starts the run again after that grants the
+same again.
 Bytes are those of the stages that this start has asked for, whichever start has computed them;
 what is left of an older engine's stages is none of them.
 

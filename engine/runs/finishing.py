@@ -192,8 +192,8 @@ def _numbers(
 def _drop(store: str, run: str, stale: list[Claim], claims: list[Claim]) -> None:
     """Delete claims that the last start did not renew, so that what they held can be freed.
 
-    They are of stages with other keys, e.g. those of an older engine, unless somebody is at work
-    on the same run beside this start, which such an engine may be.
+    They are of stages with other keys, e.g. those of an older engine, unless another process works
+    on the same run beside this start, maybe with such an engine.
     """
     names = {(each.stage, each.key) for each in claims}
     if not stale or stages_at_work(store, stages_of(store, sorted(names))):

@@ -315,7 +315,7 @@ def list_overviews(store: str) -> list[RunLine]:
 def _changes(recipes: list[dict[str, Any]]) -> list[str]:
     """Say what tells each run from others of its recipe; whatever a store holds, a list is one.
 
-    What was changed of the recipe that ships; of one's own recipes, in what they differ.
+    For a shipped recipe, what was changed; for a user's own recipes, how they differ.
     """
     said = [""] * len(recipes)
     own: dict[tuple[str, str], list[int]] = {}

@@ -21,7 +21,7 @@ VERSION = 1
 """Of the layout of a store."""
 
 OWNER = "metagradient-descent"
-"""Tells the mark from a file of the same name that somebody else has written."""
+"""Tells the mark from a file of the same name that another user has written."""
 
 
 class StoreMark(Document):

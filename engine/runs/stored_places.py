@@ -1,4 +1,4 @@
-"""Places that a stored recipe names: whoever can write to the store may have put them there.
+"""Places that a stored recipe names: anyone who can write to the store may have put them there.
 
 A run that goes on, or is verified, reads its data again, from wherever its recipe says: a URL of
 somebody's choice would be connected to from this machine, a file of somebody's choice be read by it

@@ -49,7 +49,7 @@ class StepNumbers:
 
     @property
     def total(self) -> float:
-        """Sum of the losses, for people."""
+        """Sum of the losses."""
         return float(self.losses.sum())
 
 
@@ -254,7 +254,7 @@ def compare_steps(
 
 
 def _refuse_moving_loss(own: StepNumbers, repeated: StepNumbers) -> None:
-    """Refuse a loss that is another one when it is called again: whatever differs comes of that.
+    """Refuse a loss that differs when it is called again; all other differences follow from that.
 
     Raises:
         WitnessError: With what it may read.

@@ -35,7 +35,7 @@ _OWN = (
     "between them has no graph. And without detach(), and without autograd.grad() of what was "
     "detached before"
 )
-"""The remedy for a backward pass that somebody wrote."""
+"""The remedy for a backward pass that a user wrote."""
 
 
 def where_to_look(who: str | None, loss: Callable[[], Tensor]) -> str:

@@ -29,10 +29,10 @@ _TYPE_CHECKS = ("<@beartype", "/beartype/", "/typeguard/")
 
 
 def undrawn(what: str, call: Callable[[], _Value], *owners: object) -> _Value:
-    """Return what a call returns; refuse one that draws from a generator that nobody seeds.
+    """Return what a call returns; refuse one that draws from a generator that is not seeded.
 
     Args:
-        what: What is called, for people.
+        what: Name of what is called, for messages.
         call: Is called once; up to four times more only where a generator has moved meanwhile. One
             that seeds them itself, with the same number each time, passes.
         *owners: Where else generators are looked for, which the call may draw from.
@@ -82,8 +82,8 @@ class _Drawn:
 
     Attributes:
         lines: File and line of each draw. Those of type checks are left out.
-        seeds: What the generator is after each time that it is seeded. What it is at the end is
-            not looked at, since whoever checks types draws from it, too.
+        seeds: What the generator is after each time that it is seeded. What it is at the end is not
+            looked at, since anyone who checks types draws from it, too.
     """
 
     def __init__(self) -> None:

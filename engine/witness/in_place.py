@@ -256,7 +256,7 @@ class InPlace:
         self._reset()
         _write(self._tensors, self._values | (self._evaluated if evaluated else {}))
         for name in self._gradients:
-            # Ones, as a step before would have left something there: whoever reads it is seen.
+            # Ones, as a step before would have left something there: anyone who reads it is seen.
             tensor = self._tensors[name]
             tensor.grad = torch.ones_like(tensor) if tensor.requires_grad else None
 

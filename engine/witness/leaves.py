@@ -62,7 +62,7 @@ def refuse_leaves(
 
     Args:
         module: The one that was handed in, for names.
-        where: What the function is, for people.
+        where: Name of the function, for messages.
         function: Returns the tensor whose graph it is.
         own: Tensors that the engine knows.
 

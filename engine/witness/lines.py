@@ -95,7 +95,7 @@ def cuts(call: Callable[[], Tensor]) -> list[str]:
         warnings.simplefilter("ignore")
         with torch.autograd.detect_anomaly(check_nan=False):
             loss = call()
-            with suppress(Exception):  # of a backward pass that somebody wrote
+            with suppress(Exception):  # of a backward pass that a user wrote
                 _pull(loss)
     others, whole = _own_functions(loss)
     # One whose backward pass the engine does not take for a derivative is the last to be blamed.

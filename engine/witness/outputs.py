@@ -30,8 +30,8 @@ class Answer:
     Attributes:
         error: Relative difference from that of the handed-in module.
         value: Of the first part.
-        slopes: The derivative of that part by what it reads of the state, by name; empty where
-            nobody asked, or it could not be made.
+        slopes: The derivative of that part by what it reads of the state, by name; empty where it
+            was not asked for, or it could not be made.
     """
 
     error: float

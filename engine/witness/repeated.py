@@ -63,7 +63,7 @@ def refuse_another(
 
 
 def refuse_other_output(routine: Routine, output: Output, z: Metaparams, before: Tensor) -> float:
-    """Refuse an output that is another one at the start of the run than before a training.
+    """Refuse an output whose value at the start of the run changes with a training.
 
     Args:
         routine: The run.
@@ -157,7 +157,7 @@ class FirstCalls:
             self._values.append((output, value))
 
     def refuse_other_outputs(self, z: Metaparams) -> None:
-        """Refuse an output that is another one at the same parameters, after the training.
+        """Refuse an output that differs at the same parameters, after the training.
 
         Raises:
             WitnessError: With both values.
@@ -169,7 +169,7 @@ class FirstCalls:
             refuse_other_output(self._routine, output, z, before)
 
     def refuse_another_loss(self, later: Tensor) -> None:
-        """Refuse a loss of step 0 that is another one by now.
+        """Refuse a loss of step 0 that has changed since the first call.
 
         Args:
             later: Its batch's, when the run was trained.

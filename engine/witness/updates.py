@@ -24,7 +24,7 @@ _MANY = 1 << 16
 """Numbers from which on an update that treats each one by itself is compared on so many of them."""
 
 _FIRST = 6
-"""Steps from the beginning at which an update that somebody wrote is compared."""
+"""Steps from the beginning at which an update that a user wrote is compared."""
 
 
 def compare_update(
@@ -82,7 +82,7 @@ def compare_update(
 
 
 def refuse_misfit(routine: Routine, z: Metaparams) -> None:
-    """Refuse an optimizer of somebody's own that fails, or returns what is no state.
+    """Refuse a user's own optimizer that fails, or returns what is no state.
 
     Args:
         routine: The run.
@@ -128,7 +128,7 @@ def _called(what: str, call: Callable[[], _Value]) -> _Value:
         return call()
     except EngineError:
         raise
-    except Exception as error:  # of somebody's own code
+    except Exception as error:  # of a user's own code
         raise told(f"The {what} fails", error, _UPDATE) from error
 
 
@@ -150,7 +150,7 @@ def _refuse_other_than_tensors(what: str, found: Any) -> None:  # noqa: ANN401 (
 
 
 def steps_to_compare(routine: Routine, step: int) -> list[int]:
-    """Return the steps at which an update is compared: of one that somebody wrote, several.
+    """Return the steps at which an update is compared: of one that a user wrote, several.
 
     It may do something else at first, at the end, or every so many steps.
     """
@@ -189,7 +189,7 @@ def _updated(
 def _sample(
     routine: Routine, rows: State, gradient: Tensor, z: Metaparams, step: int
 ) -> tuple[State, Tensor] | None:
-    """Return every n-th number, if their update is that of all; None if it is another one."""
+    """Return every n-th number if its update does not depend on the others, else None."""
     size = gradient.numel()
     if size <= _MANY:
         return None

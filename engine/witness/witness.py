@@ -72,7 +72,7 @@ class Witness:
 
     @property
     def sentence(self) -> str:
-        """What was seen, for people."""
+        """The findings in one text, for messages and reports."""
         note = "".join(f" {words}" for words in (self.shards, self.note) if words)
         if not self.was_asked:
             return (

@@ -1,7 +1,7 @@
 """What a shell completes: names of recipes and of runs, and keys of settings with their values.
 
-It answers while somebody types, so it loads no torch, and what takes long is kept in a cache of
-the user's, for as long as the files that it was made from stay as they are. Nothing that goes wrong
+It answers while the user types, so it loads no torch, and what takes long is kept in a cache of the
+user's, for as long as the files that it was made from stay as they are. Nothing that goes wrong
 here may be seen: then there is nothing to complete.
 """
 
@@ -26,7 +26,7 @@ Found = list[tuple[str, str]]
 
 _AS_TYPED = re.compile(r"[\w.,:/@%+=-]*", re.ASCII)
 """Values that mean the same to every shell as to us. Others are not offered: a shell takes what it
-is offered as it is, and a file of somebody else's could say ``$(...)``."""
+is offered as it is, and a file of another user could say ``$(...)``."""
 
 _REGISTER = "compdef %(complete_func)s %(prog_name)s"
 
@@ -62,7 +62,7 @@ def _complete_from_the_first_tab() -> None:
 
     A shell loads the file at the first Tab, as the body of the function that it then calls. Typer's
     file only defines another function and registers that, so the first Tab of each shell did
-    nothing, as if nothing were installed. Typer has no public place for a script of one's own.
+    nothing, as if nothing were installed. Typer has no public place for a user's own script.
     """
     with suppress(ImportError, AttributeError, KeyError):
         from typer import _completion_shared

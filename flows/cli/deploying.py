@@ -31,7 +31,7 @@ class DeployRequest(NamedTuple):
         names: Recipes by name or path, and flows that have no recipe of their own.
         changes: Assignments ``dotted.key=value`` to each recipe.
         seeds: One run for each of these training seeds.
-        folder: Where workers have the files of a problem of one's own.
+        folder: Where workers have the files of a user's own problem.
     """
 
     names: Sequence[str]
@@ -104,7 +104,7 @@ def put(
 
 
 def shipped() -> list[str]:
-    """Return all that can be deployed without a file of one's own."""
+    """Return all that can be deployed without a user's own file."""
     return [*list_recipes(), *WITHOUT_RECIPE]
 
 

@@ -1,4 +1,4 @@
-"""``mgd new``: a problem of one's own to begin from, with its recipe and a test that passes."""
+"""``mgd new``: files to begin a problem from, with a recipe and a test that passes."""
 
 import ast
 import builtins
@@ -185,7 +185,7 @@ def begin(name: str, start: Start, folder: Path) -> list[Path]:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder in which the test would import somebody else's ``engine``."""
+    """Refuse a folder in which the test would import another ``engine``."""
     for path in (folder / "engine.py", folder / "engine" / "__init__.py"):
         if path.is_file() and folder.resolve() != PROJECT:
             raise ConfigurationError(

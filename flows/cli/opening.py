@@ -1,8 +1,8 @@
 """What ``mgd open`` does: the report of a run in a browser, as a page that runs nothing.
 
 A store is data, whoever wrote it. The page of a report forbids scripts and connections by itself,
-but a page that somebody has put in its place would not; so what is opened is a copy that begins
-with the same rule, which counts for all that follows it.
+but a page that another user has put in its place would not. So a copy is opened that begins with
+the same rule, which counts for all that follows it.
 """
 
 import re

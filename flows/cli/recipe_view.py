@@ -1,6 +1,6 @@
 """What ``mgd recipes NAME`` prints: a recipe, and what its settings mean.
 
-It begins with those that people change, which are the fields of its form in Prefect's UI too. The
+It begins with those that users change, which are the fields of its form in Prefect's UI too. The
 others are there by name, in their groups; a group, or all of them, is explained if it is asked for.
 """
 
@@ -31,7 +31,7 @@ _OF_THE_RUN = "of the run"
 def show_recipe(
     name: str, changes: list[str], *, as_json: bool, everything: bool = False, group: str | None
 ) -> None:
-    """Show a recipe: the settings that people change, and the names of all others.
+    """Show a recipe: the settings that users change, and the names of all others.
 
     Args:
         name: Of a shipped recipe, or the path of a file.
@@ -66,7 +66,7 @@ def show_recipe(
 def _begin(
     console: Screen, name: str, groups: Mapping[str, list[Explained]], few: list[Explained]
 ) -> None:
-    """Print the settings that people change, and the names of the others."""
+    """Print the settings that users change, and the names of the others."""
     is_narrow = console.width < WIDE
     console.print()
     console.print(_few_as_table(few, is_narrow=is_narrow))

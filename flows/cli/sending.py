@@ -61,7 +61,7 @@ class Sender:
                 yield
         except BaseException:
             for sending in self._sending.values():
-                with suppress(Exception):  # what stopped the run is what people have to know
+                with suppress(Exception):  # what stopped the run is what users have to know
                     sending.close()
             raise
 

@@ -180,7 +180,7 @@ def _show_so_far(console: Screen, store: str, view: RunOverview) -> None:
 
 
 def _minute(time: str) -> str:
-    """Return a time of a store, in UTC and ISO 8601, as people read it."""
+    """Return a time of a store, in UTC and ISO 8601, as users read it."""
     return f"{time.removesuffix('+00:00').replace('T', ' ')[:16]} UTC"
 
 

@@ -86,8 +86,8 @@ class StageRunner:
     """Hands stages to workers, and counts them.
 
     Args:
-        recipe: The set-up, handed to every stage. After a stage that ran out of GPU memory it is
-            another one, with smaller pieces.
+        recipe: The set-up, handed to every stage. After a stage that ran out of GPU memory it
+            has smaller micro-batches.
         store: fsspec URL of the store.
         progress: Is told of every stage that begins and ends.
         workers: Where stages run.
@@ -239,7 +239,7 @@ _ATTEMPTS = " attempts"
 
 
 def _prepare_process(_task: Task[..., Ref], _task_run: TaskRun, _state: State[Ref]) -> None:
-    """Set up the process that runs a stage: a cluster's worker was started by somebody else."""
+    """Set up the process that runs a stage: a cluster's worker was not started by the flow."""
     keep_freed_memory()
 
 

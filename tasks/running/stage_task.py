@@ -1,7 +1,7 @@
 """The stages of the engine as Prefect tasks: what is committed is used again, and nothing else.
 
 Prefect can keep results of tasks and answer from them. That is not used: its records name their own
-serializer, and even its JSON calls what the record names, so a record in a store that somebody else
+serializer, and even its JSON calls what the record names, so a record in a store that another user
 can write to would run code. Whether a stage is done says ``engine.stages.commits.find``, which
 reads plain bytes and compares every one of them with what was committed. A stage that was found
 there ends in the state ``Cached``, as Prefect calls it. ``results/`` in a store is of an earlier

@@ -38,7 +38,7 @@ def to_its_end(name: str, stage: Callable[[], T]) -> T:
     Other threads than the main one get no signals and need no help.
 
     Args:
-        name: Of the stage, for people.
+        name: Name of the stage, for messages.
         stage: Carries it out.
     """
     go_on()

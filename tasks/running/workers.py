@@ -108,7 +108,7 @@ def _dask(settings: WorkersSettings) -> Iterator[Workers]:
     options = {
         "distributed.scheduler.work-stealing": False,  # a stage is long, and stays where it is
         "logging": {"distributed": "error"},  # else a page for each connection
-        "distributed.scheduler.http.routes": [],  # pages for whoever asks
+        "distributed.scheduler.http.routes": [],  # pages that anyone could open
         # A worker's process reads this when it starts. What fails there the scheduler hears.
         "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
     }
@@ -127,9 +127,9 @@ def _dask(settings: WorkersSettings) -> Iterator[Workers]:
 def _dask_spec(num_workers: int, gpus: int) -> dict[str, Any]:
     """Describe a cluster on this machine, in which each worker sees GPUs of its own.
 
-    Whoever reaches a scheduler or a worker of Dask's runs code as its user. Every user of a machine
-    reaches its loopback address, so they talk in TLS with a key that is in no file and goes with
-    the run; by themselves workers would also listen to the network.
+    Anyone who reaches a scheduler or a worker of Dask's runs code as its user. Every user of a
+    machine reaches its loopback address, so they talk in TLS with a key that is in no file and goes
+    with the run; by themselves workers would also listen to the network.
     """
     from distributed import Nanny, Scheduler
     from distributed.security import Security

@@ -1,4 +1,4 @@
-"""What a run of an attribution will do, for whoever says how long it takes."""
+"""What a run of an attribution will do, for the estimate of the time left."""
 
 from engine.applications.attribution.record import judged_baselines
 from engine.applications.attribution.stages import Subsets

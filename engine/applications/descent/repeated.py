@@ -1,9 +1,9 @@
 """Whether a start of a descent would compute nothing, found without a flow.
 
-A run that has ended is started again by whoever wants to see what came of it, or is not sure that
-it had. What the flow would find then is on record: the claims that the run's record ended are the
-stages that it asked for, and the record of a stage says what it was made from. So each key is made
-again from today's code, data and settings, and every bit is compared with what was committed.
+A run that has ended is started again by anyone who wants to see what came of it, or is not sure
+that it had. What the flow would find then is on record: the claims that the run's record ended are
+the stages that it asked for, and the record of a stage says what it was made from. So each key is
+made again from today's code, data and settings, and every bit is compared with what was committed.
 Whatever differs, or is not there, leaves the start to the flow.
 """
 

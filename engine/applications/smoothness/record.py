@@ -177,7 +177,7 @@ def prepare(recipe: MetasmoothnessRecipe | SmoothSearchRecipe, store: str) -> No
 
     Raises:
         ConfigurationError: With the value, the reason and the remedy.
-        WitnessError: If a step that the module takes by itself is another one than the engine's.
+        WitnessError: If a step that the module takes by itself differs from the engine's.
     """
     for descent in recipe.trainings():
         prepare_descent(Run(descent, store), witness=True)

@@ -1,4 +1,4 @@
-"""What measurements of metasmoothness will do, for whoever says how long they take."""
+"""What measurements of metasmoothness will do, for the estimate of the time left."""
 
 import math
 

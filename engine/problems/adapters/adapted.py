@@ -20,7 +20,7 @@ from engine.routine.examples import Collated, examples_from
 from engine.routine.routine import Routine
 
 UNORDERED = "the order of the examples, because you asked for none of it; the engine draws its own."
-"""What is said of an order that nobody read."""
+"""The sentence about an order that is not read."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -251,7 +251,7 @@ def _is_same(one: Any, other: Any) -> bool:  # noqa: ANN401 (what a sample holds
 
 
 def told(settings: Mapping[str, Any], not_carried: tuple[str, ...], whose: str) -> tuple[str, ...]:
-    """Return what people should know of a problem that was read from a loop."""
+    """Return what users should know of a problem that was read from a loop."""
     written = ", ".join(f"{name}: {value}" for name, value in settings.items())
     first = f"{whose} trains with training: {{{written}}}; a recipe has to say the same."
     named = whose[0].lower() + whose[1:] if whose.startswith("The ") else whose

@@ -119,7 +119,7 @@ def joined(batches: Steps, accumulated: int, size: int, remedy: str) -> Steps:
 
 
 def _is_drawn_anew(read: Callable[[int], Steps], found: Steps, num_steps: int) -> bool:
-    """Say whether an order is another one where the shared generators stand elsewhere."""
+    """Say whether an order depends on the state of the shared generators."""
     with generators_kept():
         torch.rand(1)
         random.random()

@@ -30,7 +30,7 @@ def compare_losses(
         left: What is not carried over, which ``training_step`` may need.
 
     Returns:
-        A sentence if the user's loss is another one; None if they agree.
+        A sentence if the user's loss differs; None if they agree.
 
     Raises:
         ConfigurationError: If ``training_step`` fails, or is no mean over the examples of a batch.

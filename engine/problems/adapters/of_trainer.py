@@ -181,8 +181,8 @@ def _compared_losses(
     """Return the losses of held-out and training examples, compared with the Trainer's own.
 
     Returns:
-        The loss of held-out examples, that of training examples if it is another one, and a
-        sentence if a loss that the user hands in is not the Trainer's.
+        The loss of held-out examples, that of training examples if it differs, and a sentence if a
+        loss that the user hands in is not the Trainer's.
     """
     with logs_kept(trainer):
         own, training = _losses(trainer, model, loss, train, loop.accumulated)
@@ -221,7 +221,7 @@ def _training_data(trainer: Any) -> tuple[Collated, Loop]:  # noqa: ANN401 (of a
     a_pass = max(math.ceil(batches / accumulated), 1)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * a_pass)
     sizes = (getattr(each, "batch_size", None) for each in (loader.batch_sampler, loader))
-    micro = next(filter(None, sizes), args.train_batch_size)  # a loader of one's own has its own
+    micro = next(filter(None, sizes), args.train_batch_size)  # a user's own loader has its own
     return examples, Loop(steps, micro * accumulated, accumulated, a_pass)
 
 

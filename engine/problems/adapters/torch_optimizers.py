@@ -38,7 +38,7 @@ def optimizer_of_torch(
         clip_value: Largest size of each of its numbers.
 
     Raises:
-        ConfigurationError: If it is another one, it has a setting that the engine has not, or it
+        ConfigurationError: If it is not one of these, has a setting that the engine lacks, or
             leaves out a parameter of the module.
     """
     make = _MAKERS.get(type(optimizer))

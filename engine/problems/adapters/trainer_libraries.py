@@ -89,7 +89,7 @@ def has_loss_of_model(trainer: Any) -> bool:  # noqa: ANN401 (of a library)
     """Say whether a Trainer's ``compute_loss`` is that of a language model, with what it logs.
 
     Raises:
-        ConfigurationError: If it is one of trl whose loss is another one, with the remedy.
+        ConfigurationError: If its loss is not the one that trl ships, with the remedy.
     """
     kinds = type(trainer).__mro__
     owner = next(each for each in kinds if "compute_loss" in vars(each))

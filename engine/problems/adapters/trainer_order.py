@@ -39,7 +39,7 @@ def order_of(trainer: Any, loop: Loop) -> tuple[Steps | None, str | None]:  # no
 
     Args:
         trainer: Its loader draws under the seed that torch was given last: the Trainer's own, when
-            it was made, unless somebody gave another one since.
+            it was made, unless a user gave another one since.
         loop: How it counts.
     """
     return order_once(

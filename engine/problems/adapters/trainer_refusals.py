@@ -40,7 +40,7 @@ _USUAL = ("DefaultFlowCallback", "ProgressCallback", "PrinterCallback")
 
 
 def refuse_other_loops(trainer: Any, *, own_loss: bool) -> None:  # noqa: ANN401 (of a library)
-    """Refuse a Trainer whose training is another one than its arguments say.
+    """Refuse a Trainer whose training differs from what its arguments say.
 
     Args:
         trainer: Whatever was handed in.

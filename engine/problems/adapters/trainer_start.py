@@ -13,7 +13,8 @@ from engine.problems.adapters.drawn_orders import generators_kept
 def as_train_begins(trainer: Any) -> Iterator[nn.Module]:  # noqa: ANN401 (of a library)
     """Give the model that ``train()`` begins with; generators stand as they do there.
 
-    With ``model_init`` it is made anew under the Trainer's seed, and is the Trainer's in the block.
+    With ``model_init`` it is made again under the Trainer's seed, and is the Trainer's in the
+    block.
     """
     if trainer.model_init is None:
         yield trainer.accelerator.unwrap_model(trainer.model)

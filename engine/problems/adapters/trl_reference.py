@@ -151,7 +151,7 @@ def _refuse_moving(
     asked: Callable[[list[int]], tuple[Tensor, Tensor]],
     number: int,
 ) -> None:
-    """Refuse a reference that is another one after a step, or at a second look."""
+    """Refuse a reference that differs after a step, or at a second look."""
     places = places_looked_at(number)
     trained: nn.Module = trainer.accelerator.unwrap_model(trainer.model)
     torch.manual_seed(0)

@@ -119,7 +119,7 @@ def check_language(
 
 
 def _check_own(model: str, language: LanguageSettings) -> None:
-    """Refuse settings of a language model where a model of one's own has its place."""
+    """Refuse settings of a language model where a user's own model has its place."""
     for name, value in language:
         if value != LanguageSettings.model_fields[name].default:
             raise ConfigurationError(

@@ -1,7 +1,7 @@
 """What torch keeps for the whole process, and a file of a problem must leave as it is.
 
 Other runs compute in the same process, and a worker that has loaded one more file would compute
-with other numbers. Torch is asked only where somebody has imported it already.
+with other numbers. Torch is asked only where a user has imported it already.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""A recipe as a form: the few settings that people change as fields, all others by their keys.
+"""A recipe as a form: the few settings that users change as fields, all others by their keys.
 
 A form has a field for each of ``FIELDS`` that the kind of recipe has, one for each of the first
 arguments of its problem, and one list, ``settings``, for everything else. A field that is left
-empty changes nothing, so that whoever fills in one of them, for one run or for all runs of a
+empty changes nothing, so that anyone who fills in one of them, for one run or for all runs of a
 schedule, changes that one. Titles, bounds and explanations are those of the settings themselves.
 
 Nothing here knows who shows the form: a schema is JSON's, and values are what a form sends.
@@ -42,8 +42,8 @@ ENOUGH_ARGUMENTS = 5
 neither the recipe's file says nor tell where the data are; the rest are settings like any."""
 
 MOST_NAMES = 5
-"""Names of settings inside of a field in JSON that are told beside it; whoever writes another one
-is told all of them."""
+"""Names of settings inside of a field in JSON that are told beside it; anyone who writes another
+one is told all of them."""
 
 _PLAIN = ("integer", "number", "string", "boolean")
 """Types of what is one field of a form, and one item of a list."""
@@ -244,7 +244,7 @@ def settings_field(recipe: Recipe) -> dict[str, Any]:
 
 
 def _called(recipe: Recipe) -> str:
-    """Return what a command calls a recipe: its name, or in words a file of somebody's own."""
+    """Return what a command calls a recipe: its name, or in words a user's own file."""
     return recipe.name if recipe.name in shipped_names() else "with the file of the recipe"
 
 

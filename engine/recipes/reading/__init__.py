@@ -1,1 +1,1 @@
-"""How what somebody has written becomes settings: YAML, assignments, and refusals in words."""
+"""How what a user has written becomes settings: YAML, assignments, and refusals in words."""

@@ -256,7 +256,7 @@ def assign(content: dict[Any, Any], change: str, said: dict[Any, Any] | None = N
     Args:
         content: The settings that are changed.
         change: Assignment ``dotted.key=value``.
-        said: What of these settings somebody has set; all of them if not given.
+        said: What of these settings a user has set; all of them if not given.
 
     Raises:
         ConfigurationError: If it is no assignment.

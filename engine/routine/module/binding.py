@@ -98,7 +98,7 @@ _PLAIN = {
 
 
 def own_modes(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the modules with a ``train()`` or ``eval()`` of somebody's own, and their names."""
+    """Return the modules with a ``train()`` or ``eval()`` of a user's own, and their names."""
     return [
         (name, module)
         for name, module in model.named_modules()

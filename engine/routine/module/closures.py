@@ -2,7 +2,7 @@
 
 A deep copy copies no functions. A hook that closes over the outer module, or over a dictionary that
 the module holds, would read and write the one that was handed in, while the run trains a copy; and
-so would a ``forward`` or ``train`` that somebody has put in the place of the module's own.
+so would a ``forward`` or ``train`` that a user has put in the place of the module's own.
 """
 
 from collections.abc import Callable, Iterator

@@ -87,7 +87,7 @@ def of_one_process(given: Any) -> Any:  # noqa: ANN401 (whatever was handed in)
 
 
 def _refuse_moving_modes(given: nn.Module, loss: Any) -> None:  # noqa: ANN401 (whatever was handed in)
-    """Refuse a ``train()`` or ``eval()`` of somebody's own that writes weights.
+    """Refuse a ``train()`` or ``eval()`` of a user's own that writes weights.
 
     Some adapters merge theirs, some models clamp or load them. Such weights are in no state, and
     what is written into them has no derivative. It is tried on a copy, where the weights move

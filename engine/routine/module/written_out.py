@@ -180,7 +180,7 @@ def _ctc_loss(  # noqa: PLR0913 (torch's signature)
     label = alpha.gather(1, (2 * sizes[:, None] - 1).clamp(min=0))
     ends = torch.cat([last, torch.where(sizes[:, None] > 0, label, _NEVER)], 1)
     losses = -ends.logsumexp(1)
-    # Torch's gradient takes for granted that chances sum to one, and is another one where not.
+    # Torch's gradient takes for granted that chances sum to one, and differs where not.
     inside = torch.arange(steps, device=rows.device)[:, None] < lengths
     total = torch.where(inside, rows.exp().sum(2), 0).sum(0)
     losses = losses + (total - stop_gradient(total))

@@ -3,8 +3,8 @@
 Each holds a lock on a file that is called by its machine and process id. The kernel gives the lock
 up when the process ends, however it ends, so the file of a dead one names no stranger's process.
 Prefect's folder may be shared by machines and containers, where the same number is another's. What
-lies there and is not this user's own file counts as nothing: by such a file somebody else could
-have a process of the user's ended, or be handed the user's deployments.
+lies there and is not this user's own file counts as nothing: by such a file another user could have
+a process of the user's ended, or be handed the user's deployments.
 
 Two servers on one database of Prefect's keep each other from writing, so there is one: it says
 beside its file where it answers, in a file that only the user can read, and the next ``mgd ui``

@@ -4,10 +4,10 @@ Prefect would start one by itself when the flow is called, but imports the whole
 caller first and only then begins. Started as a process of its own at the beginning of the command
 (``flows.cli.server.server_process``), it is ready about when the data are read and checked.
 
-Whoever reaches a Prefect server can read all parameters and end a run with a result of their own,
-which the client would unpickle. Every user of a machine reaches its loopback address, so the server
-asks for a secret that is drawn for it. It is in the environments of two processes, which other
-users cannot read, and in no list of arguments.
+Anyone who reaches a Prefect server can read all parameters and end a run with a result of their
+own, which the client would unpickle. Every user of a machine reaches its loopback address, so the
+server asks for a secret that is drawn for it. It is in the environments of two processes, which
+other users cannot read, and in no list of arguments.
 """
 
 import atexit

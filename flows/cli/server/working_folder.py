@@ -1,7 +1,7 @@
 """Files of the working folder decide nothing about Prefect and drawings in a command's processes.
 
 Prefect reads settings from ``.env``, ``prefect.toml`` and ``pyproject.toml`` of the folder in which
-a process is. That folder may be somebody else's: a clone, a data set, a folder for all. A server
+a process is. That folder may belong to another user: a clone, a data set, a shared folder. A server
 that is named there gets the run, and answers with results that the client unpickles; a log
 configuration calls what it names; a database is a file that is written. So a command takes settings
 of Prefect from the environment and from the user's profile alone, and says what it has left out.

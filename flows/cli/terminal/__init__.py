@@ -1,1 +1,1 @@
-"""What people see of a command in their terminal, and how it ends there."""
+"""What users see of a command in their terminal, and how it ends there."""

@@ -1,6 +1,6 @@
 """What is printed: text as it is, without what a terminal or Rich would obey, and without secrets.
 
-Names, sentences and errors may come from a store, a recipe or a data set that somebody else has
+Names, sentences and errors may come from a store, a recipe or a data set that another user has
 written. An escape sequence in one would write to the clipboard or move the cursor, and brackets are
 markup to Rich, which leaves them out or refuses them.
 """
@@ -37,8 +37,8 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _KEPT = {"\n", "\t"}
 
 _WHOLE = re.compile(r"[^\s`]*`[^`\n]*`\S*|\S*\d (?:%|(?:[kMGT]?B|ms|s|min|h)\b)\S*|\S+")
-"""What no line is broken in: a command between backticks, which people copy, a figure with its
-unit, and a word."""
+"""What no line is broken in: a command between backticks, which users copy, a figure with its unit,
+and a word."""
 
 
 _WITH_UNIT = re.compile(r"[-+]?[\d.,]+ \S+")
@@ -134,7 +134,7 @@ class Screen(Console):
         self.print(table)
 
     def on_broken_pipe(self) -> None:
-        """End, because whoever read what is printed has seen enough."""
+        """End, because anyone who read what is printed has seen enough."""
         raise seen_enough(self.file)
 
 
@@ -176,7 +176,7 @@ def right(name: str) -> Column:
 
 
 def names(title: str, found: Iterable[str], width: int) -> Column:
-    """Return a column of names, which people copy: whole where there is room, and never cut off.
+    """Return a column of names, which users copy: whole where there is room, and never cut off.
 
     Args:
         title: Its head.
@@ -196,9 +196,9 @@ def text(words: str) -> Text:
 def at_words(sentence: str, stream: IO[str] | None) -> str:
     """Return a sentence as lines that end at words, if it goes to a terminal.
 
-    A terminal breaks where its edge is, in the middle of a word. Elsewhere, as in a file that
-    somebody searches, a sentence is one line. What is longer than a line, such as a path, stays
-    whole, so that it can be copied.
+    A terminal breaks where its edge is, in the middle of a word. Elsewhere, as in a file that a
+    user searches, a sentence is one line. What is longer than a line, such as a path, stays whole,
+    so that it can be copied.
 
     Args:
         sentence: May have several lines.
@@ -273,7 +273,8 @@ def flush() -> None:
 def seen_enough(stream: IO[str] | None) -> typer.Exit:
     """Return the end of a command whose reader has gone, such as `head`, and give up the rest.
 
-    It is no error of the operating system any more: whoever looks after a store would take a broken
+    It is no error of the operating system any more: anyone who looks after a store would take a
+    broken
     pipe for that of the store.
     """
     _give_up(stream)

@@ -30,7 +30,7 @@ def stop_on_signals() -> None:
     """Stop at the next instruction of Python, within a step: what is committed is kept.
 
     Python would end on the spot; this way what atexit stops (the server) is stopped, and leases of
-    stages are given up. A signal that whoever started this process ignores (``nohup``, a shell's
+    stages are given up. A signal that the parent of this process ignores (``nohup``, a shell's
     ``&``) stays ignored.
     """
     _going_on.clear()

@@ -43,7 +43,7 @@ def prepare_process(debug: bool) -> None:
 
 
 class Lines(logging.Handler):
-    """Hands on what loggers say for people.
+    """Prints the log records that are meant for the user.
 
     Args:
         write: Prints a line.

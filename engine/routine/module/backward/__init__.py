@@ -1,1 +1,1 @@
-"""Backward passes that somebody wrote, and what a metagradient needs in their place."""
+"""Backward passes that a user wrote, and what a metagradient needs in their place."""
