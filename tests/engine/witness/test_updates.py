@@ -151,9 +151,8 @@ def test_an_optimizer_that_follows_its_gradient_in_jumps_is_refused_by_name(dire
     """A finite difference agrees that its derivative is 0, and so would a metagradient be."""
     run = routine(optimizer=_lion(direction), learning_rate=rate)
 
-    with pytest.raises(
-        engine.EngineError, match="'lion' uses its gradient only through jumps.*'weights'"
-    ):
+    words = "'lion' uses its gradient only through jumps.*'weights'"
+    with pytest.raises(engine.EngineError, match=words):
         engine.metagradient(run, output)
 
     # Whoever only trains it, as to measure how smooth it is, is not refused.
