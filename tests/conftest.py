@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 import torch
 
-from tests.typed import check_what_has_axes
+from tests.helpers.machine.typed import check_what_has_axes
 
 # engine.numerics.process tells this process; processes that tests start read the environment.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}

@@ -29,7 +29,7 @@ from engine.schedules.by_name import schedule_maker
 from engine.schedules.simulator import measure
 from engine.schedules.trees import Forward, whole_run
 from tests.bench.record import write_record
-from tests.memory import PeakMemory
+from tests.helpers.machine.memory import PeakMemory
 
 _TIMED = 400  # steps of each kind that a round's units are timed over
 

@@ -22,8 +22,8 @@ import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.servers import PrefectServer, postgresql
-from tests.tiny_recipe import SMALL
+from tests.helpers.machine.servers import PrefectServer, postgresql
+from tests.helpers.runs.tiny_recipe import SMALL
 
 PARTS = {"tiny": (143, 0.0), "long": (2, 20.0)}  # outer steps, seconds of sleep before a stage
 STAGES = ("initial_value", "train_segment", "seed", "reverse_segment", "update", "evaluate")

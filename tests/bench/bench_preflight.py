@@ -1,7 +1,7 @@
 """Does the preflight find what is broken, with its cause, and leave alone what is sound?
 
-Question: of the routines in ``tests/routines.py`` that are broken on purpose, how many does it
-refuse or warn of with the right cause, and how many sound ones pass? Required: 19 of 20 each.
+Question: of the routines in ``tests/helpers/trainings/broken_routines.py``, how many does it refuse
+or warn of with the right cause, and how many sound ones pass? Required: 19 of 20 each.
 
     python -m tests.bench.bench_preflight --date 20261124
 """
@@ -13,9 +13,9 @@ from engine.numerics.process import keep_freed_memory
 from engine.preflight.checkup import check
 from engine.preflight.verdict import Verdict
 from tests.bench.record import write_record
-from tests.broken_routines import BROKEN
-from tests.routines import output
-from tests.sound_routines import SOUND
+from tests.helpers.trainings.broken_routines import BROKEN
+from tests.helpers.trainings.routines import output
+from tests.helpers.trainings.sound_routines import SOUND
 
 
 def _broken() -> tuple[list[str], int]:

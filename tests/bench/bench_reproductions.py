@@ -29,7 +29,7 @@ from engine.recipes.settings import digest
 from engine.stages.keys import engine_version
 from tests.bench.record import write_record
 from tests.bench.reproduction_rows import ROWS, Figure, Row, Run
-from tests.tiny_recipe import as_options
+from tests.helpers.runs.tiny_recipe import as_options
 
 DIGITS_SEEDS, FASHION_SEEDS = [11, 12, 13], [11]
 """Reported; settings were never chosen by them."""

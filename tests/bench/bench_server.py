@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.servers import PrefectServer, postgresql
-from tests.tiny_recipe import SMALL, as_options
+from tests.helpers.machine.servers import PrefectServer, postgresql
+from tests.helpers.runs.tiny_recipe import SMALL, as_options
 
 
 def timed_run(server, store, number):

@@ -36,7 +36,7 @@ from engine.step.by_name import make_vjp
 from engine.step.reference import StepVjp, step_vjp
 from engine.step.step import plain_step
 from engine.types import State
-from tests.memory import PeakMemory
+from tests.helpers.machine.memory import PeakMemory
 
 MODES = {
     "reverse-over-reverse": ("reverse-over-reverse", None),

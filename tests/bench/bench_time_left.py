@@ -21,7 +21,7 @@ from engine.recipes.files import load_recipe
 from flows.cli.server.local_server import LocalServer, connected
 from flows.registry import FLOWS
 from tests.bench.record import write_record
-from tests.streams import CPU, FOLDER, WALL, Recording, errors, read_streams, tell
+from tests.helpers.runs.streams import CPU, FOLDER, WALL, Recording, errors, read_streams, tell
 
 RECIPES = {
     "digits-selection": ["outer.num_steps=20", "training.threads=1"],

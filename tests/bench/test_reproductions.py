@@ -17,7 +17,7 @@ from engine.metaparameters.outer_updates import make_outer
 from engine.problems.built import SPLITS, BuiltProblem, build_problem
 from engine.recipes.files import load_recipe
 from engine.recipes.rate_search import one_cycles
-from tests.made_records import make_record
+from tests.helpers.runs.made_records import make_record
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,8 @@ import httpx
 from engine.applications.descent.record import read_run
 from engine.recipes.files import changes_of_shipped, load_recipe
 from engine.recipes.names import run_name
-from tests import tiny_recipe
-from tests.servers import PrefectServer, postgresql, process, wait_for
+from tests.helpers.machine.servers import PrefectServer, postgresql, process, wait_for
+from tests.helpers.runs import tiny_recipe
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = "digits-selection"

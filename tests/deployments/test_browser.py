@@ -31,7 +31,7 @@ from tests.deployments.browser import (
     write,
 )
 from tests.deployments.site import Api
-from tests.servers import PATIENCE, process, wait_for
+from tests.helpers.machine.servers import PATIENCE, process, wait_for
 
 expect = pytest.importorskip("playwright.sync_api", reason="pip install playwright").expect
 

@@ -12,9 +12,9 @@ import pytest
 from engine.recipes.files import load_recipe
 from flows.cli.deploying import shipped
 from flows.descent import descent
-from tests.commands import LONG, at_work, attempts
 from tests.deployments.site import DEPLOY, DEPLOYMENT, SMALL, small
-from tests.servers import wait_for
+from tests.helpers.machine.commands import LONG, at_work, attempts
+from tests.helpers.machine.servers import wait_for
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(1800)]
 

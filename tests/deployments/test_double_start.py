@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.deployments.site import small
-from tests.servers import wait_for
+from tests.helpers.machine.servers import wait_for
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(1800)]
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.deployments.site import DEPLOYMENT, as_settings, small
-from tests.servers import wait_for
+from tests.helpers.machine.servers import wait_for
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(1800)]
 

@@ -380,7 +380,7 @@ def section(run: Material) -> Section | None:
 ''',
         ),
         use="""
-from tests.made_records import make_record, render
+from tests.helpers.runs.made_records import make_record, render
 page = render(make_record())  # counts from (1, 1, 1, 1) to (0, 1, 2, 0)
 assert "How far z moved" in page and "1.732" in page
 assert "How far z moved" not in render(make_record([(0.1, 0.1, 0.1), (0.5, 0.5, 0.5)]))

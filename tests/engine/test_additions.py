@@ -61,8 +61,9 @@ def outcomes(tmp_path_factory):
     for package in (ENGINE, ROOT / "tasks", ROOT / "flows", ROOT / "deployments" / "recipes"):
         where, left = root / package.relative_to(ROOT), shutil.ignore_patterns("__pycache__")
         shutil.copytree(package, where, ignore=left)
-    (root / "tests").mkdir()
-    shutil.copy(ROOT / "tests" / "made_records.py", root / "tests")  # which figures are made of
+    records = root / "tests" / "helpers" / "runs"  # which figures are made of
+    records.mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "helpers" / "runs" / "made_records.py", records)
     for each in ADDITIONS.values():
         write(copy, *each.entry)
         write(copy, *each.member)

@@ -7,7 +7,7 @@ import torch
 
 import engine
 from engine.errors import ConfigurationError
-from tests import routines
+from tests.helpers.trainings import routines
 
 
 def call(name, **more):

@@ -1,8 +1,9 @@
 """Fault: a run on a stranger's data is killed (SIGKILL) in mid-run, resumed, and run on Dask.
 
-Five questions about each of three kinds of data (``tests.own_data``): every run is made in one
-process, made again and killed at a random moment, and made once more on Dask workers. All three
-have to hold the same bits, and the report has to show the examples by what people call them.
+Five questions about each of three kinds of data (``tests.helpers.data.own_data``): every run is
+made in one process, made again and killed at a random moment, and made once more on Dask workers.
+All three have to hold the same bits, and the report has to show the examples by what people call
+them.
 ``python -m tests.faults.own_data`` tries all of them and writes the record of it.
 """
 
@@ -22,11 +23,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from tests import own_data
 from tests.faults.sigkill_flow import RUN_SECONDS, wait
 from tests.faults.sigkill_worker import Dask
-from tests.servers import PrefectServer
-from tests.tiny_recipe import as_options
+from tests.helpers.data import own_data
+from tests.helpers.machine.servers import PrefectServer
+from tests.helpers.runs.tiny_recipe import as_options
 
 SLOW_IMPORTS = {
     "photographs": ["PIL.Image"],
@@ -44,7 +45,7 @@ ALL = [(data, question) for data in own_data.PLAIN for question in own_data.QUES
 EVERY = [
     (data, question) for data in own_data.MAKERS for question in own_data.questions_about(data)
 ]
-"""The same, and strangers' code: see ``tests.own_code``."""
+"""The same, and strangers' code: see ``tests.helpers.data.own_code``."""
 
 
 class Trial(NamedTuple):
@@ -285,7 +286,7 @@ ABOUT = [
     "is a Parquet file of 180 patients of scikit-learn's breast cancer study, with words, dates "
     "and missing values; the instructions are 100 questions about the standard library as JSON "
     "lines. Each is read by a problem that ships, without a line of Python; the recipes are in "
-    "`tests/own_data.py`.",
+    "`tests/helpers/data/own_data.py`.",
     "Every run is made by `mgd run` in one process; made again, ended by SIGKILL at a random "
     "moment and let go on by `mgd resume`; and made on two Dask workers. Then all arrays and "
     "numbers of all stages are read without the engine and compared byte by byte, but for the "

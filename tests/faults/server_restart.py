@@ -20,8 +20,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from tests import tiny_recipe
-from tests.servers import PrefectServer, postgresql
+from tests.helpers.machine.servers import PrefectServer, postgresql
+from tests.helpers.runs import tiny_recipe
 
 SMALL = [*tiny_recipe.SMALL, "outer.num_steps=10"]
 

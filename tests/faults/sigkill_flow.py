@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.recipes.files import load_recipe
-from tests import tiny_recipe
-from tests.servers import PrefectServer
+from tests.helpers.machine.servers import PrefectServer
+from tests.helpers.runs import tiny_recipe
 
 SMALL = [*tiny_recipe.SMALL, "training.threads=1", "outer.num_steps=1"]
 NUM_STAGES = 14

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.recipes.files import load_recipe
-from tests.servers import PrefectServer, free_port, wait_for
+from tests.helpers.machine.servers import PrefectServer, free_port, wait_for
 
 # Segments long enough to be hit.
 SMALL = [

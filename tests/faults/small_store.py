@@ -10,7 +10,7 @@ from engine.runs.certificates import Certificate
 from engine.runs.run import note_parts
 from engine.schedules.segments import Segment
 from tests.faults.opened_reads import unfinished
-from tests.finished import finish
+from tests.helpers.runs.finished import finish
 
 RECIPE = [
     *(

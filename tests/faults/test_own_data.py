@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests import own_data
 from tests.faults.own_data import EVERY, trials
+from tests.helpers.data import own_data
 
 pytestmark = pytest.mark.timeout(7200)
 

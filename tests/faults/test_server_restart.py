@@ -5,7 +5,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.faults import server_restart
-from tests.servers import postgresql
+from tests.helpers.machine.servers import postgresql
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(1800)]
 

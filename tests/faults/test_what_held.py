@@ -23,7 +23,7 @@ from flows.cli import app as cli
 from tests.bench import bench_show
 from tests.faults import chain, disk_full
 from tests.faults.small_store import RECIPE
-from tests.finished import finish
+from tests.helpers.runs.finished import finish
 
 RUN = "bench-0badcafe"
 

@@ -7,7 +7,7 @@ import pytest
 from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe
 from flows.descent import descent
-from tests.pair_files import SMALL, shards
+from tests.helpers.data.pair_files import SMALL, shards
 
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("prefect_server")]
 

@@ -8,8 +8,8 @@ from engine.problems.calls import call_problem
 from engine.recipes.files import load_recipe
 from engine.stages import commits
 from flows.descent import descent
-from tests.own_problem import write_problem
-from tests.tiny_recipe import small
+from tests.helpers.data.own_problem import write_problem
+from tests.helpers.runs.tiny_recipe import small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

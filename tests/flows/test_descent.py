@@ -14,7 +14,7 @@ from engine.problems.built import build_problem
 from engine.stages import commits
 from engine.storage.location import join, list_folders
 from flows.descent import descent
-from tests.tiny_recipe import small
+from tests.helpers.runs.tiny_recipe import small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

@@ -25,8 +25,8 @@ from engine.storage.records import read_record
 from flows.clean import clean
 from flows.cli.app import app
 from flows.registry import FLOWS
-from tests.kinds import recipe_of
-from tests.measured_pages import NO_FAULTS, faults, open_browser, pages_on_paper
+from tests.helpers.machine.measured_pages import NO_FAULTS, faults, open_browser, pages_on_paper
+from tests.helpers.runs.kinds import recipe_of
 
 pytestmark = [
     pytest.mark.slow,

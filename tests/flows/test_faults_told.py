@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from tests.faults import disk_full
-from tests.servers import PrefectServer
-from tests.tiny_recipe import SMALL, as_options
+from tests.helpers.machine.servers import PrefectServer
+from tests.helpers.runs.tiny_recipe import SMALL, as_options
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 

@@ -10,7 +10,7 @@ from engine.recipes.files import validate_recipe
 from engine.storage.places import run_folder
 from flows.attribution import attribution
 from flows.descent import descent
-from tests.language import TINY, library_texts, write_jsonl
+from tests.helpers.data.language import TINY, library_texts, write_jsonl
 
 # A bounded twin runs by default: tests/engine/applications/descent/test_source_shares.py.
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("prefect_server")]

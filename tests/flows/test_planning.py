@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from flows.descent import descent
-from tests.tiny_recipe import SMALL, as_options, small
+from tests.helpers.runs.tiny_recipe import SMALL, as_options, small
 
 cli = CliRunner()
 

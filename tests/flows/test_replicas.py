@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.commands import finish, mgd, run
-from tests.tiny_recipe import SMALL, as_options
+from tests.helpers.machine.commands import finish, mgd, run
+from tests.helpers.runs.tiny_recipe import SMALL, as_options
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 

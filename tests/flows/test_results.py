@@ -18,7 +18,7 @@ from prefect.client.orchestration import get_client
 from engine.storage.records import read_record
 from flows.descent import descent
 from tests.faults import chain
-from tests.tiny_recipe import COARSE, small
+from tests.helpers.runs.tiny_recipe import COARSE, small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.commands import LONG, at_work, attempts, finish, mgd, run
+from tests.helpers.machine.commands import LONG, at_work, attempts, finish, mgd, run
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(1800)]
 

@@ -37,7 +37,7 @@ from flows.metasmoothness import landscape_distances, metasmoothness
 from flows.smooth_search import _score as score_once
 from flows.smooth_search import smooth_search
 from tasks.running.workers import Workers
-from tests import own_problem
+from tests.helpers.data import own_problem
 
 TINY = {
     "name": "tiny",

@@ -18,7 +18,7 @@ from flows.clean import clean
 from flows.cli.app import app
 from flows.cli.terminal.one_message import SPENT, one_message
 from flows.descent import descent
-from tests.tiny_recipe import SMALL
+from tests.helpers.runs.tiny_recipe import SMALL
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

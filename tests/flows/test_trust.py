@@ -7,7 +7,7 @@ from engine.errors import ConfigurationError, UntrustworthyError
 from engine.preflight.verdict import Verdict
 from flows import trust
 from flows.descent import descent
-from tests.tiny_recipe import SMALL, small
+from tests.helpers.runs.tiny_recipe import SMALL, small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

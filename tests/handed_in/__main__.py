@@ -11,10 +11,10 @@ import warnings
 import torch
 
 from engine.errors import EngineError
-from tests import routines
 from tests.handed_in.plain import FORTY, run
 from tests.handed_in.rightly import WORK
 from tests.handed_in.wrongly import REFUSED
+from tests.helpers.trainings import routines
 
 
 def outcome(changes):

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 import engine
-from tests import routines
+from tests.helpers.trainings import routines
 
 N, STEPS, BATCH = 24, 6, 8
 X, Y = routines.examples(N)

@@ -9,7 +9,6 @@ from torch.nn import functional
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 import engine
-from tests import routines
 from tests.handed_in.plain import (
     BATCH,
     FORTY,
@@ -26,6 +25,7 @@ from tests.handed_in.plain import (
     run,
     weights,
 )
+from tests.helpers.trainings import routines
 
 
 class BySample(Dataset):

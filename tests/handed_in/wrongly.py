@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import engine
 from engine.routine.batch_order import Order
-from tests import routines
 from tests.handed_in.plain import (
     BATCH,
     HELD_OUT,
@@ -25,6 +24,7 @@ from tests.handed_in.plain import (
     run,
     weights,
 )
+from tests.helpers.trainings import routines
 
 
 def several(outputs):

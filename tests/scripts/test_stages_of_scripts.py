@@ -15,8 +15,8 @@ from engine.stages import stage
 from engine.stages import training as stages
 from engine.stages.commits import read_rows
 from engine.stages.run import Run
+from tests.helpers.runs.tiny_stages import reverse_all, train_all
 from tests.scripts.folders import EACH, HERE, draw_pictures, recipe_of, script_of
-from tests.tiny_stages import reverse_all, train_all
 
 
 def forget():

@@ -1,5 +1,5 @@
 """What tests of tasks run under."""
 
-from tests.few_directions import few_directions
+from tests.helpers.trainings.few_directions import few_directions
 
 __all__ = ["few_directions"]

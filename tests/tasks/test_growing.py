@@ -19,8 +19,8 @@ from engine.runs.starts import begin_start, forget_starts, note_stop, read_start
 from engine.storage.places import RECIPE, run_file, run_folder
 from engine.storage.records import write_record
 from tasks import growing
-from tests.made_records import FALLING, make_record
-from tests.watched_run import WORKS
+from tests.helpers.runs.made_records import FALLING, make_record
+from tests.helpers.runs.watched_run import WORKS
 
 RECORD = make_record(FALLING)
 STARTED = "2026-01-01T12:00:00+00:00"

@@ -9,7 +9,7 @@ from engine.recipes.execution import PreflightMode
 from engine.stages import commits
 from engine.stages.references import Ref
 from tasks import reporting
-from tests.tiny_stages import recipe
+from tests.helpers.runs.tiny_stages import recipe
 
 GRADIENT = Ref(stage="reverse", key="0" * 32, content="0" * 16)
 

@@ -12,8 +12,8 @@ from engine.preflight.verdict import CheckReport
 from engine.problems.built import build_problem
 from engine.recipes.descent import OuterSettings
 from engine.replay import later_steps
-from tests import routines
-from tests.tiny_recipe import small
+from tests.helpers.runs.tiny_recipe import small
+from tests.helpers.trainings import routines
 
 SIGN = {"update": "sign", "step_size": 0.2, "num_steps": 2}
 

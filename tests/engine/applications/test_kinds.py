@@ -19,7 +19,7 @@ from engine.runs.finished import FinishedRun
 from engine.runs.overview import overview
 from engine.runs.predicted import compare
 from engine.runs.run import begin_run
-from tests.kinds import recipe_of
+from tests.helpers.runs.kinds import recipe_of
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -19,9 +19,9 @@ from engine.runs import outer_steps
 from engine.runs.run import begin_run
 from engine.stages import claims
 from engine.stages.claims import claim
-from tests.finished import finish
-from tests.kinds import recipe_of
-from tests.own_problem import PROBLEM, write_problem
+from tests.helpers.data.own_problem import PROBLEM, write_problem
+from tests.helpers.runs.finished import finish
+from tests.helpers.runs.kinds import recipe_of
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from engine.runs.run import begin_run
 from engine.storage.places import RUN, run_file
 from engine.storage.records import write_record
 from flows.cli.app import app
-from tests.made_records import make_record
+from tests.helpers.runs.made_records import make_record
 
 runner = CliRunner()
 OTHER = [(0.9, 0.95, 0.97), (0.7, 0.75, 0.76)]

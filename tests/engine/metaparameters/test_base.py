@@ -15,7 +15,7 @@ from engine.metaparameters.inputs import Inputs
 from engine.metaparameters.learning_rate import LearningRatePoints
 from engine.metaparameters.scalars import Scalars
 from engine.metaparameters.weights import ExampleWeights, TokenWeights
-from tests import problems
+from tests.helpers.trainings import problems
 
 KINDS = [ExampleWeights, Counts, LearningRatePoints]
 

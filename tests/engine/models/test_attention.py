@@ -13,7 +13,7 @@ from engine.models import attention as module
 from engine.models import attention_blocks as blocks
 from engine.models.attention import attention, why_not
 from engine.numerics.determinism import deterministic
-from tests.attending import Causal, run_of
+from tests.helpers.trainings.attending import Causal, run_of
 
 SHAPES = {
     "plain": {},

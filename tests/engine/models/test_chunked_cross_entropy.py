@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from engine.errors import DataError
 from engine.models.chunked_cross_entropy import sequence_cross_entropy, token_cross_entropy
-from tests.memory import PeakMemory
+from tests.helpers.machine.memory import PeakMemory
 
 
 def problem(tokens=7, features=3, vocabulary=5):

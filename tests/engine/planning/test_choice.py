@@ -22,7 +22,7 @@ from engine.runs.predicted import compare
 from engine.runs.run import begin_run
 from engine.stages import training as stages
 from engine.stages.run import Run
-from tests.tiny_stages import kind, recipe, reverse_all, train_all
+from tests.helpers.runs.tiny_stages import kind, recipe, reverse_all, train_all
 
 STATE = 12 * (64 * 5 + 5 + 5 * 10 + 10)
 COSTS = StepCosts(

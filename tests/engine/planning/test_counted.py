@@ -11,7 +11,7 @@ from engine.planning.plan import plan
 from engine.problems.built import build_problem
 from engine.problems.pairs.images import PairBatches
 from engine.recipes.files import load_recipe
-from tests.pair_files import SMALL, shards
+from tests.helpers.data.pair_files import SMALL, shards
 
 pytest.importorskip("PIL.Image", reason="images need the extra clip")
 

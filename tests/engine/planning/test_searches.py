@@ -9,7 +9,7 @@ from engine.problems.built import build_problem
 from engine.recipes.replay import ReplaySettings
 from engine.replay.step_costs import StepCosts
 from engine.replay.sweep_costs import Memory
-from tests.tiny_stages import kind, recipe
+from tests.helpers.runs.tiny_stages import kind, recipe
 
 RATES = (*kind("learning-rate"), ("optimizer", "name", "sgd"), ("outer", "update", "SGD"))
 SEARCH = (*RATES, ("schedules", {"grid": 25, "chunk": 10, "optuna": True}))

@@ -10,9 +10,9 @@ from engine.errors import ConfigurationError
 from engine.preflight.checkup import check
 from engine.preflight.verdict import Verdict
 from engine.routine.optimizers import adam
-from tests.broken_routines import BROKEN
-from tests.routines import examples, mlp, output, routine
-from tests.sound_routines import SOUND
+from tests.helpers.trainings.broken_routines import BROKEN
+from tests.helpers.trainings.routines import examples, mlp, output, routine
+from tests.helpers.trainings.sound_routines import SOUND
 from tests.strangers.sound_more import Graph
 
 FEW = 1  # directions; the checks are the same ones, in a fraction of the time

@@ -5,8 +5,8 @@ import torch
 
 from engine.metaparameters.weights import ExampleWeights
 from engine.preflight.cuts import find_cut
-from tests.broken_routines import BROKEN
-from tests.routines import NUM_EXAMPLES, routine
+from tests.helpers.trainings.broken_routines import BROKEN
+from tests.helpers.trainings.routines import NUM_EXAMPLES, routine
 
 ANY = {"weights": torch.zeros(NUM_EXAMPLES)}
 """A metagradient, of which the names are read alone."""

@@ -20,7 +20,7 @@ from engine.preflight.metasmoothness import (
     shifted,
 )
 from engine.recipes.smoothness import SmoothnessSettings
-from tests import problems
+from tests.helpers.trainings import problems
 
 PARAMS = 200_000
 

@@ -6,7 +6,7 @@ import torch
 from engine.preflight import moved
 from engine.preflight.moved import never_around, train_around
 from engine.replay.plain_training import train_unchecked
-from tests import problems
+from tests.helpers.trainings import problems
 
 
 @pytest.fixture

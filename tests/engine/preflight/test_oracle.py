@@ -19,7 +19,7 @@ from engine import (
 from engine.errors import ConfigurationError, NonFiniteError, WitnessError
 from engine.preflight.oracle import central_differences
 from engine.routine.optimizers import sgd
-from tests import problems, routines
+from tests.helpers.trainings import problems, routines
 
 INPUTS = torch.tensor([[1.0], [2.0], [-1.0]], dtype=torch.float64)
 RATE, START = 0.1, 0.7

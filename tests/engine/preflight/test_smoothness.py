@@ -10,7 +10,7 @@ from engine.preflight.smoothness import check_metasmoothness
 from engine.preflight.training import train_twin
 from engine.preflight.verdict import Verdict
 from engine.recipes.smoothness import SmoothnessSettings
-from tests import routines
+from tests.helpers.trainings import routines
 
 
 def alone(routine):

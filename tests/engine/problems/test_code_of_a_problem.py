@@ -6,7 +6,7 @@ import pytest
 
 from engine.errors import ConfigurationError
 from engine.problems.built import build_problem
-from tests.own_problem import own, replaced, write_problem
+from tests.helpers.data.own_problem import own, replaced, write_problem
 
 
 def test_edit_between_start_and_use_is_refused_with_the_file(tmp_path):

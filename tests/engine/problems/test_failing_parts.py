@@ -5,7 +5,7 @@ import pytest
 from engine.errors import EngineError
 from engine.stages.run import Run
 from engine.stages.training import prepare
-from tests.own_problem import own, replaced
+from tests.helpers.data.own_problem import own, replaced
 
 _END = '        groups={"cloud": y.tolist()},\n'
 _NO_RATES = ["training={num_steps: 6, batch_size: 10, threads: 1}"]

@@ -13,7 +13,7 @@ from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.files import load_recipe
 from engine.stages.run import Run
 from engine.stages.training import prepare
-from tests.own_problem import PROBLEM, RECIPE, write_problem
+from tests.helpers.data.own_problem import PROBLEM, RECIPE, write_problem
 
 MADE = "return engine.Problem("
 

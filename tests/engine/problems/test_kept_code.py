@@ -17,7 +17,7 @@ from engine.schedules.segments import Segment
 from engine.stages.run import Run
 from engine.stages.training import initial_value, train_segment
 from engine.storage.places import kept_code_url
-from tests.own_problem import write_problem
+from tests.helpers.data.own_problem import write_problem
 
 FROM_STORE = ["workers.code=store"]
 

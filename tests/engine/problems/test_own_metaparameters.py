@@ -12,7 +12,7 @@ from engine.recipes.files import load_recipe
 from engine.replay.training import train
 from engine.stages.run import Run
 from engine.stages.training import initial_value
-from tests.own_problem import PROBLEM, RECIPE, write_problem
+from tests.helpers.data.own_problem import PROBLEM, RECIPE, write_problem
 
 KIND = """
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
 from engine.stages.run import Run
 from engine.stages.training import initial_value, prepare
-from tests.own_problem import PROBLEM, own, replaced
+from tests.helpers.data.own_problem import PROBLEM, own, replaced
 
 SPLITS = ("train", "objective", "validation", "test")
 

@@ -11,7 +11,7 @@ from engine.recipes.files import load_recipe
 from engine.routine.own_state import OWN
 from engine.stages.run import Run
 from engine.stages.training import initial_value, prepare
-from tests.own_problem import write_problem
+from tests.helpers.data.own_problem import write_problem
 
 PROBLEM = '''
 import os

@@ -10,7 +10,7 @@ from engine.errors import ConfigurationError
 from engine.problems.built import build_problem
 from engine.recipes.code.user_code import load_module
 from engine.recipes.files import load_recipe
-from tests.own_problem import write_problem
+from tests.helpers.data.own_problem import write_problem
 
 
 def test_metagradient_is_that_of_the_recipe_bit_by_bit(tmp_path):

@@ -10,7 +10,7 @@ import engine
 from engine.problems.built import build_problem
 from engine.problems.segments import first_step, segments
 from engine.recipes.metaparameters import MetaparameterName
-from tests.tiny_stages import kind, recipe
+from tests.helpers.runs.tiny_stages import kind, recipe
 
 
 def changes(name):

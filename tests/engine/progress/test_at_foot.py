@@ -13,7 +13,7 @@ from engine.progress.board import Board, Course
 from engine.progress.drawing import live
 from engine.progress.meter import Meter
 from engine.progress.view import Picture
-from tests.watched_run import WORKS, scores
+from tests.helpers.runs.watched_run import WORKS, scores
 
 _PARTS = re.compile(r"\x1b\[([\d;?]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n]+)")
 

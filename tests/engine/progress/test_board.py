@@ -8,7 +8,7 @@ from engine.progress.board import Board, Course
 from engine.progress.meter import Meter
 from engine.progress.names import about, clock, in_words
 from engine.recipes.descent import OuterSettings
-from tests.watched_run import WORKS, Clock, scores
+from tests.helpers.runs.watched_run import WORKS, Clock, scores
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from engine.progress.displays import PlainLines, shown
 from engine.progress.drawing import html
 from engine.progress.meter import Meter, heard_by
 from engine.progress.view import Picture, draw
-from tests import routines
-from tests.watched_run import WORKS, Clock, scores
+from tests.helpers.runs.watched_run import WORKS, Clock, scores
+from tests.helpers.trainings import routines
 
 
 @pytest.fixture

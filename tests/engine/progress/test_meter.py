@@ -8,7 +8,7 @@ from engine.progress.counted import whole_work
 from engine.progress.meter import Meter, doing, heard_by, listening
 from engine.recipes.replay import ReplaySettings
 from engine.schedules.by_name import schedule_maker
-from tests import routines
+from tests.helpers.trainings import routines
 
 OPTIONS = [
     {"schedule": "k-ary", "arity": 2},

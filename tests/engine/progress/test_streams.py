@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from tests.streams import BUSY, WALL, errors, read_streams, tell
+from tests.helpers.runs.streams import BUSY, WALL, errors, read_streams, tell
 
 QUIET = read_streams()
 CORRECTED = read_streams(BUSY)

@@ -17,7 +17,7 @@ from engine.recipes.problem_functions import (
     shipped_problems,
     sources,
 )
-from tests.own_problem import PROBLEM, write_problem
+from tests.helpers.data.own_problem import PROBLEM, write_problem
 
 
 def test_arguments_are_those_of_the_signature_with_their_defaults(tmp_path):

@@ -7,7 +7,7 @@ import torch
 import engine
 from engine.errors import ConfigurationError, EngineError
 from engine.recipes.replay import ReplaySettings, ScheduleName, VjpMode, replay_from
-from tests import routines
+from tests.helpers.trainings import routines
 
 CALLS = {
     "metagradient": lambda **options: engine.metagradient(

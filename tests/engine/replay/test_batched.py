@@ -8,7 +8,7 @@ import engine
 from engine.errors import ConfigurationError, NonFiniteError, WitnessError
 from engine.replay.batched import evaluate_each, train_each, train_many
 from engine.replay.plain_training import train_unchecked
-from tests import problems
+from tests.helpers.trainings import problems
 
 
 def smooth_routine(optimizer="adamw", kind="all", **changes):

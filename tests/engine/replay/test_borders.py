@@ -23,8 +23,8 @@ from engine.stages import commits
 from engine.stages import training as stages
 from engine.stages.run import Run
 from engine.storage.states import MemoryStates
-from tests import problems
-from tests.tiny_stages import kind, recipe, reverse_all, train_all
+from tests.helpers.runs.tiny_stages import kind, recipe, reverse_all, train_all
+from tests.helpers.trainings import problems
 
 PLANS = {
     "k-ary": {"schedule": "k-ary", "arity": 2},

@@ -14,7 +14,7 @@ from engine.schedules.by_name import schedule_maker
 from engine.schedules.simulator import measure
 from engine.schedules.trees import whole_run
 from engine.step.reference import step_vjp
-from tests import routines
+from tests.helpers.trainings import routines
 
 BITS = ["store-all", "sqrt", "k-ary", "auto"]
 

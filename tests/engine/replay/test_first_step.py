@@ -15,8 +15,8 @@ from engine.replay.first_step import check_routine
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.optimizers import Optimizer, adamw, sgd
 from engine.step.step import plain_step
-from tests import problems
-from tests.broken_routines import Once, bare_root
+from tests.helpers.trainings import problems
+from tests.helpers.trainings.broken_routines import Once, bare_root
 
 
 def check(routine, output=problems.output, z=None):

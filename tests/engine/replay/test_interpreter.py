@@ -25,7 +25,7 @@ from engine.schedules.trees import (
 )
 from engine.step.step import plain_step, traced_step
 from engine.storage.states import MemoryStates, RowStore
-from tests import problems
+from tests.helpers.trainings import problems
 
 T = problems.NUM_STEPS
 

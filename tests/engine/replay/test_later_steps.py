@@ -7,7 +7,7 @@ from engine.errors import WitnessError
 from engine.replay import later_steps
 from engine.replay.interpreter import Sweep
 from engine.schedules.trees import Forward, Reverse
-from tests import routines
+from tests.helpers.trainings import routines
 
 
 @pytest.mark.parametrize(("found", "said"), [(None, "In step 4, 6, 7 no finite"), (1e-7, "")])

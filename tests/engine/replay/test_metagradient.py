@@ -20,7 +20,7 @@ from engine.replay.interpreter import Sweep, replay
 from engine.routine.optimizers import Optimizer, adam, sgd
 from engine.schedules.trees import Forward, Tier
 from engine.storage.states import MemoryStates, RowStore
-from tests import problems
+from tests.helpers.trainings import problems
 
 SCHEDULES = [
     {"schedule": "k-ary", "arity": 2},

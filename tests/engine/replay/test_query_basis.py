@@ -7,7 +7,7 @@ from torch.nn import functional
 import engine
 from engine.errors import ConfigurationError
 from engine.replay.query_basis import query_basis
-from tests import routines
+from tests.helpers.trainings import routines
 
 
 def losses(start, stop):

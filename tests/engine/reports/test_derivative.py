@@ -7,7 +7,7 @@ import torch
 
 import engine
 from engine.reports.derivative import derivative_figure
-from tests import routines
+from tests.helpers.trainings import routines
 
 
 def texts(figure):

@@ -8,7 +8,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from engine import sgd
-from tests import routines
+from tests.helpers.trainings import routines
 
 STEPS, RATE, DECAY = 10, 0.1, 0.8
 

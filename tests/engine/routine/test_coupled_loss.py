@@ -20,7 +20,7 @@ from engine.problems.pairs.loss import ContrastiveLoss
 from engine.replay.batched import train_many
 from engine.replay.first_step import check_routine
 from engine.witness.twins import exact_twin
-from tests import pairs
+from tests.helpers.data import pairs
 
 COUNTS = Counts(torch.tensor([1.0] * 16 + [0.0] * 3 + [2.0]).double(), injection_step=3)
 KINDS = {

@@ -15,8 +15,8 @@ from engine import Counts, collated, metagradient
 from engine.errors import ConfigurationError, DataError
 from engine.replay.plain_training import train_unchecked
 from engine.witness.twins import exact_twin, long_twin
-from tests import routines
-from tests.loops import Loop
+from tests.helpers.trainings import routines
+from tests.helpers.trainings.loops import Loop
 
 STEPS, BATCH = 10, 16
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import engine
-from tests import routines
 from tests.handed_in.plain import loss, run
 from tests.handed_in.rightly import WORK
 from tests.handed_in.wrongly import REFUSED, embedding
+from tests.helpers.trainings import routines
 
 ROOT = Path(__file__).parents[3]
 AS_FLOAT32 = {"weights as a list", "z as a list", "table"}

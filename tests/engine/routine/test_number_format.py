@@ -5,7 +5,7 @@ import torch
 from torch import distributions
 
 from engine.routine.number_format import SameNumbers, in_format
-from tests import routines
+from tests.helpers.trainings import routines
 
 SHAPE = (9, 7)
 """Of more than 16 numbers: torch draws fewer in the same way for every format."""

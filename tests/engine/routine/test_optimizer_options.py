@@ -7,7 +7,7 @@ from torch import nn
 from engine import Routine, adamw, averaged, muon, sgd
 from engine.errors import ConfigurationError
 from engine.routine.optimizer import Optimizer
-from tests import routines
+from tests.helpers.trainings import routines
 
 STEPS = 12
 

@@ -17,8 +17,8 @@ from engine.metaparameters.scalars import Scalars
 from engine.replay.plain_training import train_unchecked
 from engine.routine.optimizer import Optimizer
 from engine.step.step import plain_step
-from tests import routines
-from tests.loops import Loop
+from tests.helpers.trainings import routines
+from tests.helpers.trainings.loops import Loop
 
 STEPS = 12
 

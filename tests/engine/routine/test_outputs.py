@@ -9,7 +9,7 @@ import engine
 from engine.errors import DataError
 from engine.routine.outputs import MeanLoss, classification_scores
 from engine.witness.leaves import lasting_leaves
-from tests import problems
+from tests.helpers.trainings import problems
 
 
 def evaluated():

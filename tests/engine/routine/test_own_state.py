@@ -15,7 +15,6 @@ from engine.replay.batched import train_many
 from engine.replay.plain_training import evaluate, train_unchecked
 from engine.routine.own_state import OWN
 from engine.step.step import plain_step
-from tests import routines
 from tests.engine.routine.own_states import (
     RATE,
     STEPS,
@@ -32,6 +31,7 @@ from tests.engine.routine.own_states import (
     teacher_loop,
     weights,
 )
+from tests.helpers.trainings import routines
 
 CASES: dict[str, tuple[Callable, Callable, Callable]] = {
     "mean teacher": (mean_teacher, teacher_loop, of_teacher),

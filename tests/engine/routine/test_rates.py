@@ -14,7 +14,7 @@ from engine import rates
 from engine.errors import ConfigurationError
 from engine.recipes.training import TrainingSettings
 from engine.routine.rates import learning_rates, rates_alone
-from tests import routines
+from tests.helpers.trainings import routines
 
 STEPS = 20
 

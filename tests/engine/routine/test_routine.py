@@ -20,7 +20,7 @@ from engine import (
 from engine.errors import ConfigurationError, DataError
 from engine.routine.optimizers import sgd
 from engine.step.step import plain_step
-from tests import problems
+from tests.helpers.trainings import problems
 
 
 def trained(routine):

@@ -22,7 +22,7 @@ from engine.storage.places import (
     stage_record_url,
 )
 from engine.storage.records import read_bytes, read_record, write_record
-from tests.tiny_stores import add_descent, add_run, add_stage, hold, key, named
+from tests.helpers.runs.tiny_stores import add_descent, add_run, add_stage, hold, key, named
 
 NO_GRACE = CleanRules(grace_seconds=0)
 

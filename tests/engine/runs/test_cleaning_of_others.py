@@ -17,7 +17,7 @@ from engine.storage.location import join
 from engine.storage.names import STAGE_KINDS
 from engine.storage.places import MARK, stage_record_url
 from engine.storage.records import read_bytes, read_record, write_bytes, write_record
-from tests.tiny_stores import add_descent, add_run, add_stage, key, named
+from tests.helpers.runs.tiny_stores import add_descent, add_run, add_stage, key, named
 
 NO_GRACE = CleanRules(grace_seconds=0)
 

@@ -13,7 +13,7 @@ from engine.storage.location import join, list_files
 from engine.storage.names import kept_code
 from engine.storage.places import code_folder, deployed_code_url, kept_code_url, run_file
 from engine.storage.records import write_bytes, write_record
-from tests.tiny_stores import add_run, add_stage, named
+from tests.helpers.runs.tiny_stores import add_run, add_stage, named
 
 NO_GRACE = CleanRules(grace_seconds=0)
 SOURCE = {"mine.py": "0" * 32}

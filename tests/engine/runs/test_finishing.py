@@ -27,8 +27,8 @@ from engine.stages.references import Ref
 from engine.storage.location import join
 from engine.storage.places import stage_record_url
 from engine.storage.records import read_bytes, read_record, write_bytes, write_record
-from tests.tiny_stores import hold, key, named
-from tests.toy_kind import Record
+from tests.helpers.runs.tiny_stores import hold, key, named
+from tests.helpers.runs.toy_kind import Record
 
 RUN = named("run")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -18,7 +18,7 @@ from engine.stages.owner import this_process
 from engine.storage.location import join
 from engine.storage.places import stage_record_url
 from engine.storage.records import read_record, write_bytes, write_record
-from tests.tiny_stores import add_descent, add_run, add_stage, named
+from tests.helpers.runs.tiny_stores import add_descent, add_run, add_stage, named
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.names import run_name
 from engine.runs.report import from_nothing, tried
-from tests.toy_kind import Record
+from tests.helpers.runs.toy_kind import Record
 
 
 def record_of(recipe):

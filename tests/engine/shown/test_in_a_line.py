@@ -11,7 +11,7 @@ import torch
 import engine
 import engine.metaparameters
 from engine.shown.html import curve, pairs_html, rows_html
-from tests import problems, routines
+from tests.helpers.trainings import problems, routines
 
 
 @pytest.fixture(scope="module")

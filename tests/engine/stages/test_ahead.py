@@ -11,7 +11,7 @@ from engine.stages import training as stages
 from engine.stages.ahead import made_ahead
 from engine.stages.run import Run
 from engine.stages.stage import Stage
-from tests.tiny_stages import recipe
+from tests.helpers.runs.tiny_stages import recipe
 
 
 @pytest.fixture

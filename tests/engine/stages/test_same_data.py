@@ -15,7 +15,7 @@ from engine.stages.same_data import note_finished
 from engine.stages.training import initial_value, prepare
 from engine.storage.places import DATA
 from engine.storage.records import read_record, write_bytes, write_record
-from tests.own_problem import PROBLEM, own, replaced
+from tests.helpers.data.own_problem import PROBLEM, own, replaced
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.stages.stage import stage
 from engine.storage.names import STAGE_KINDS
-from tests.every_stage import every_stage
-from tests.tiny_stages import recipe
+from tests.helpers.runs.every_stage import every_stage
+from tests.helpers.runs.tiny_stages import recipe
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from engine.stages import keys, run
 from engine.stages import training as stages
 from engine.stages.references import Ref
 from engine.stages.run import Run
-from tests.tiny_stages import kind, recipe
+from tests.helpers.runs.tiny_stages import kind, recipe
 
 
 def train_key(tiny, **inputs):

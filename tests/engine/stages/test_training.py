@@ -16,7 +16,7 @@ from engine.stages import commits
 from engine.stages import training as stages
 from engine.stages.monitoring import read_sweep
 from engine.stages.run import Run
-from tests.tiny_stages import kind, recipe, reverse_all, train_all
+from tests.helpers.runs.tiny_stages import kind, recipe, reverse_all, train_all
 
 
 def metagradient_of(store, ref):

@@ -4,7 +4,7 @@ import torch
 
 from engine.routine.module.stop_gradient import whole_derivatives
 from engine.step.step import traced_step
-from tests import problems
+from tests.helpers.trainings import problems
 
 STEP = problems.INJECTION_STEP
 

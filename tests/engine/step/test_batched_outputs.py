@@ -4,7 +4,7 @@ import torch
 
 from engine.step.batched_outputs import BatchedPull
 from engine.step.step import open_step
-from tests import problems
+from tests.helpers.trainings import problems
 
 
 def test_two_products_are_compared_and_the_rest_are_not():

@@ -16,8 +16,8 @@ from engine.step.by_name import make_vjp
 from engine.step.compiled import CompiledVjp
 from engine.step.reference import step_vjp
 from engine.step.step import StepGraph, plain_step
-from tests import problems
 from tests.engine.step.one_step import STEP, autograd_vjp, setting, worst_error
+from tests.helpers.trainings import problems
 
 EAGER = [
     ("reverse-over-reverse", 2),

@@ -22,8 +22,8 @@ from engine.recipes.replay import StepPath
 from engine.replay.metagradient import metagradient
 from engine.step.compiled import CompiledVjp, is_refused
 from engine.step.reference import step_vjp
-from tests.attending import Causal, run_of
 from tests.engine.step.one_step import worst_error
+from tests.helpers.trainings.attending import Causal, run_of
 
 pytestmark = pytest.mark.compiler
 

@@ -27,9 +27,9 @@ from engine.routine.routine import Routine
 from engine.step import compiling as programs
 from engine.step.compiled import CompiledVjp
 from engine.step.reference import step_vjp
-from tests import problems
-from tests.attending import Causal, run_of
 from tests.engine.step.one_step import STEP, autograd_vjp, setting, worst_error
+from tests.helpers.trainings import problems
+from tests.helpers.trainings.attending import Causal, run_of
 
 pytestmark = pytest.mark.compiler
 

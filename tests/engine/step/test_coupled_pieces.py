@@ -18,7 +18,7 @@ from engine.recipes.arguments.pairs import ContrastiveSettings
 from engine.replay.step_costs import graph_bytes, measure_costs
 from engine.step.coupled_pieces import gradient_in_pieces
 from engine.step.reference import step_vjp
-from tests import pairs
+from tests.helpers.data import pairs
 
 KINDS = {
     "weights": ExampleWeights(torch.linspace(0.2, 1.5, 20).double()),

@@ -19,8 +19,8 @@ from engine.errors import (
 from engine.replay.plain_training import train_unchecked
 from engine.routine.optimizers import Optimizer
 from engine.step.nonfinite import refuse_nonfinite_adjoint
-from tests import routines
-from tests.broken_routines import bare_root
+from tests.helpers.trainings import routines
+from tests.helpers.trainings.broken_routines import bare_root
 
 ZERO_AT = 5
 """The example whose inputs, and with them the hidden values, are all 0."""

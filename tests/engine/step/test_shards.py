@@ -15,9 +15,10 @@ from engine.step.gradient import batch_in_order, term_gradient
 from engine.step.reference import step_vjp
 from engine.step.step import plain_step
 from engine.step.two_stage import TwoStageVjp
-from tests import pairs, problems, routines
 from tests.engine.step.one_step import autograd_vjp, worst_error
-from tests.loops import Loop
+from tests.helpers.data import pairs
+from tests.helpers.trainings import problems, routines
+from tests.helpers.trainings.loops import Loop
 
 SHARDS = 5
 

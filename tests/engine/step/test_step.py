@@ -10,8 +10,8 @@ from engine.metaparameters.weights import ExampleWeights
 from engine.routine.optimizers import Optimizer, sgd
 from engine.step.reference import step_vjp
 from engine.step.step import plain_step, traced_step
-from tests import problems
 from tests.engine.step.one_step import STEP, autograd_vjp, setting, worst_error
+from tests.helpers.trainings import problems
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from engine.schedules.by_name import schedule_maker
 from engine.schedules.trees import Delete, Load, Reverse, Save, Tier, whole_run
 from engine.storage.background import BackgroundStates, announced
 from engine.storage.states import MemoryStates, RowStore
-from tests import problems
+from tests.helpers.trainings import problems
 
 
 class Disk:

@@ -23,7 +23,7 @@ from engine.storage.location import (
     scratch_folder,
 )
 from engine.storage.records import read_records, write_bytes
-from tests.tiny_stores import add_run, add_stage
+from tests.helpers.runs.tiny_stores import add_run, add_stage
 
 SIBLINGS = {
     "exp[1]": "exp1",

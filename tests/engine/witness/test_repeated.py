@@ -5,7 +5,7 @@ import torch
 
 from engine.errors import ConfigurationError, WitnessError
 from engine.witness.repeated import refuse_another
-from tests.routines import routine
+from tests.helpers.trainings.routines import routine
 
 
 @pytest.fixture

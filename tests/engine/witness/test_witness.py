@@ -11,7 +11,7 @@ import engine
 from engine.errors import WitnessError
 from engine.witness.compared_point import moved_state
 from engine.witness.witness import testify as ask
-from tests import problems
+from tests.helpers.trainings import problems
 from tests.strangers.plain import by_engine, loss, mlp
 from tests.strangers.sound import MODULES
 from tests.strangers.witnessed import output, routine

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from engine.errors import UntrustworthyError
 from flows.cli.app import app
 from flows.cli.terminal.one_message import UNTRUSTWORTHY, one_message
-from tests.finished import finish
-from tests.forgery import forge, moved, settings
-from tests.tiny_recipe import SMALL, as_options
+from tests.helpers.runs.finished import finish
+from tests.helpers.runs.forgery import forge, moved, settings
+from tests.helpers.runs.tiny_recipe import SMALL, as_options
 
 pytestmark = pytest.mark.slow
 

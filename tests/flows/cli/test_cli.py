@@ -13,7 +13,7 @@ from engine.recipes.files import load_recipe
 from engine.recipes.shipped_recipes import expected_seconds, shipped_names
 from flows.cli.app import app
 from flows.descent import descent
-from tests.tiny_recipe import SMALL, as_options
+from tests.helpers.runs.tiny_recipe import SMALL, as_options
 
 runner = CliRunner()
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from engine.recipes.files import load_recipe
 from flows.cli.app import app
 from tests.bench import bench_show
-from tests.own_problem import PROBLEM, write_problem
+from tests.helpers.data.own_problem import PROBLEM, write_problem
 
 runner = CliRunner()
 

@@ -18,8 +18,8 @@ from engine.storage.location import join
 from engine.storage.places import stage_record_url
 from engine.storage.records import write_record
 from flows.cli.app import app
-from tests.tiny_stores import key, named
-from tests.toy_kind import Record
+from tests.helpers.runs.tiny_stores import key, named
+from tests.helpers.runs.toy_kind import Record
 
 RUN = named("toy")
 cli = CliRunner()

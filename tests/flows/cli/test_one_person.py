@@ -12,7 +12,7 @@ from prefect.states import Cancelling, Completed, Pending, Running
 
 from flows.cli import one_person
 from flows.cli.one_person import POOL, _end_worker, close_lost
-from tests.servers import wait_for
+from tests.helpers.machine.servers import wait_for
 
 KILL = """
 import os, signal, subprocess, sys

@@ -10,7 +10,7 @@ from engine.recipes.forms.schemas import setting_schemas
 from engine.reports.explained_settings import explained_defaults
 from engine.reports.settings_rows import all_rows
 from flows.cli.app import app
-from tests.own_problem import PROBLEM, write_problem
+from tests.helpers.data.own_problem import PROBLEM, write_problem
 
 runner = CliRunner()
 

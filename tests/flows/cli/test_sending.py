@@ -14,8 +14,8 @@ from engine.progress.meter import Meter, heard_by
 from engine.reports.curves import Curve
 from flows.cli import sending
 from flows.cli.sending import Sender
-from tests.made_records import make_record
-from tests.watched_run import WORKS, scores
+from tests.helpers.runs.made_records import make_record
+from tests.helpers.runs.watched_run import WORKS, scores
 
 RUN, STORE = "tiny-12ab34cd", "/nowhere"
 

@@ -14,7 +14,7 @@ from engine.recipes.files import load_recipe
 from engine.routine.outputs import classification_scores
 from engine.stages import commits
 from flows.descent import descent
-from tests.tiny_recipe import small
+from tests.helpers.runs.tiny_recipe import small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

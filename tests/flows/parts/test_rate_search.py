@@ -4,7 +4,7 @@ import pytest
 
 from engine.recipes.files import load_recipe
 from flows.descent import descent
-from tests.tiny_recipe import SCHEDULE
+from tests.helpers.runs.tiny_recipe import SCHEDULE
 
 
 @pytest.mark.slow

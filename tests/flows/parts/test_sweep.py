@@ -16,7 +16,7 @@ from engine.stages.run import Run
 from engine.storage.location import list_folders
 from flows.descent import descent
 from tasks.running.progress import Progress
-from tests.tiny_recipe import small
+from tests.helpers.runs.tiny_recipe import small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

@@ -9,7 +9,7 @@ from engine.progress.meter import Meter, heard_by
 from engine.progress.time_left import Work
 from engine.recipes.names import run_name
 from tasks.running import bars, progress
-from tests.tiny_recipe import small
+from tests.helpers.runs.tiny_recipe import small
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from engine.storage.names import is_run_file, label
 from engine.storage.places import PROGRESS
 from engine.storage.records import write_record
 from tasks.running import elsewhere
-from tests.tiny_recipe import small
+from tests.helpers.runs.tiny_recipe import small
 
 KEY = "0123456789abcdef" * 2
 

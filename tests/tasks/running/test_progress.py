@@ -21,7 +21,7 @@ from engine.stages import training as stages
 from flows.descent import descent
 from tasks.running import bars, progress
 from tasks.running.sentences import OneSentence, say_one_sentence
-from tests.tiny_recipe import small
+from tests.helpers.runs.tiny_recipe import small
 
 
 @pytest.fixture

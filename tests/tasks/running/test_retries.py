@@ -11,7 +11,7 @@ from engine.stages import commits
 from engine.stages import training as stages
 from flows.descent import descent
 from tasks import training
-from tests.tiny_recipe import COARSE, small
+from tests.helpers.runs.tiny_recipe import COARSE, small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

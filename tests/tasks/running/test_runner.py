@@ -16,7 +16,7 @@ from tasks import training
 from tasks.running.progress import Progress
 from tasks.running.runner import StageRunner
 from tasks.running.workers import Workers
-from tests.tiny_recipe import COARSE, small
+from tests.helpers.runs.tiny_recipe import COARSE, small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

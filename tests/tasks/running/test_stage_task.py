@@ -19,8 +19,8 @@ from engine.stages.keys import engine_version
 from engine.storage.names import STAGE_KINDS
 from tasks import training
 from tasks.running.stage_task import ENGINE, stage_name, stage_of
-from tests.every_stage import ROOT, every_stage
-from tests.tiny_recipe import small
+from tests.helpers.runs.every_stage import ROOT, every_stage
+from tests.helpers.runs.tiny_recipe import small
 
 MODULES = [import_module(f"tasks.{each.name}") for each in pkgutil.iter_modules(tasks.__path__)]
 FOUND = {

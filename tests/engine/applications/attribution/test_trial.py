@@ -6,7 +6,7 @@ from engine.applications.attribution.record import prepare
 from engine.applications.attribution.stages import preflight
 from engine.errors import ConfigurationError
 from engine.recipes.files import load_recipe
-from tests.own_problem import replaced, write_problem
+from tests.helpers.data.own_problem import replaced, write_problem
 
 RECIPE = """
 kind: attribution

@@ -9,7 +9,7 @@ from engine.applications.comparisons.baselines import BASELINES, example_losses,
 from engine.problems.built import build_problem
 from engine.recipes.comparisons import SELECTIONS, BaselineName
 from engine.recipes.files import load_recipe
-from tests import routines
+from tests.helpers.trainings import routines
 
 KEPT = 30
 

@@ -22,8 +22,8 @@ from engine.recipes.files import load_recipe
 from engine.recipes.rate_search import OneCycle, Searched, one_cycles
 from engine.routine.outputs import classification_scores
 from engine.stages.run import Run
-from tests.made_records import make_record
-from tests.tiny_recipe import SCHEDULE
+from tests.helpers.runs.made_records import make_record
+from tests.helpers.runs.tiny_recipe import SCHEDULE
 
 
 def small(*changes):

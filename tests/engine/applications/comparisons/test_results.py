@@ -9,7 +9,7 @@ from engine.applications.descent.comparison_findings import comparison_findings
 from engine.errors import ConfigurationError
 from engine.recipes.files import load_recipe
 from engine.stages.references import Ref
-from tests.made_records import make_record, render
+from tests.helpers.runs.made_records import make_record, render
 
 REF = Ref(stage="baseline", key="0" * 32, content="0" * 16)
 

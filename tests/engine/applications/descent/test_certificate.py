@@ -14,8 +14,8 @@ from engine.stages import commits
 from engine.storage.location import join
 from engine.storage.places import run_folder
 from engine.storage.records import read_bytes, read_record, write_record
-from tests.finished import finish
-from tests.forgery import forge, moved, settings
+from tests.helpers.runs.finished import finish
+from tests.helpers.runs.forgery import forge, moved, settings
 
 NAMES = ["train-segment", "reverse-segment", "central-difference"]
 

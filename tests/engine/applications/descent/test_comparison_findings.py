@@ -2,7 +2,7 @@
 
 from engine.applications.comparisons.results import Baseline
 from engine.applications.descent.comparison_findings import comparison_findings
-from tests.made_records import make_record
+from tests.helpers.runs.made_records import make_record
 
 
 def with_baselines(record, **names):

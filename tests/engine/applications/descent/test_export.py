@@ -20,9 +20,9 @@ from engine.recipes.names import run_name
 from engine.runs.run import begin_run
 from engine.stages import commits
 from flows.cli.app import app
-from tests.finished import finish
-from tests.own_problem import RECIPE, write_problem
-from tests.tiny_recipe import small
+from tests.helpers.data.own_problem import RECIPE, write_problem
+from tests.helpers.runs.finished import finish
+from tests.helpers.runs.tiny_recipe import small
 
 NORMED = '''
 import torch

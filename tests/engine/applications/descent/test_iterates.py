@@ -5,7 +5,7 @@ from engine.applications.descent.iterates import choose
 from engine.recipes.descent import OuterSettings
 from engine.recipes.names import run_name
 from engine.recipes.settings import digest
-from tests.made_records import make_recipe, make_record
+from tests.helpers.runs.made_records import make_recipe, make_record
 
 
 def test_ascent_chooses_the_highest_validation_loss():

@@ -12,11 +12,11 @@ from engine.applications.descent.record import RunRecord
 from engine.problems.passage import Passage, Texts
 from engine.problems.splits import DataSet, Examples
 from engine.recipes.files import load_recipe
-from tests import own_data
 from tests.faults.own_data import EXAMPLES, shown
-from tests.finished import finish
-from tests.made_records import make_material as material_of
-from tests.made_records import make_record
+from tests.helpers.data import own_data
+from tests.helpers.runs.finished import finish
+from tests.helpers.runs.made_records import make_material as material_of
+from tests.helpers.runs.made_records import make_record
 
 POISON = load_recipe("digits-poison")
 SCHEDULE = load_recipe("digits-schedule")

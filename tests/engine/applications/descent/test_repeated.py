@@ -15,8 +15,8 @@ from engine.applications.descent.repeated import repeated
 from engine.runs.run import Stages
 from engine.stages import keys
 from engine.stages.claims import claim
-from tests.finished import finish
-from tests.tiny_recipe import small
+from tests.helpers.runs.finished import finish
+from tests.helpers.runs.tiny_recipe import small
 
 
 @pytest.fixture(scope="module")

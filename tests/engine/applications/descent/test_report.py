@@ -8,7 +8,7 @@ import torch
 from engine.applications.descent import report
 from engine.applications.descent.figures import losses, metaparameters, training
 from engine.applications.descent.record import Selection
-from tests.made_records import (
+from tests.helpers.runs.made_records import (
     FALLING,
     KINDS,
     NUM_STEPS,

@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 
 from engine.applications.descent.figures.schedules import draw_schedules, section
 from engine.recipes.rate_search import Searched
-from tests.made_records import make_curves, make_material, make_record
+from tests.helpers.runs.made_records import make_curves, make_material, make_record
 
 GRID = [0.2, 0.3, *(0.4 + 0.01 * place for place in range(38))]
 

@@ -12,7 +12,7 @@ from engine.problems.passage import Passage, Texts
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.metaparameters import MetaparametersSettings
-from tests.language import TINY, library_texts, tiny_problem
+from tests.helpers.data.language import TINY, library_texts, tiny_problem
 
 
 def passages(source, *texts):

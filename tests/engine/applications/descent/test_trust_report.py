@@ -6,7 +6,7 @@ from engine.applications.descent.figures import training
 from engine.applications.descent.figures.sweep import MOST_NAMES, draw_sweep
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.reports.canvas import NARROW, WIDTH, drawn_at, png
-from tests.made_records import make_curves, make_record, render, size_of
+from tests.helpers.runs.made_records import make_curves, make_record, render, size_of
 
 
 def checked(verdict):

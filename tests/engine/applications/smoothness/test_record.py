@@ -5,7 +5,7 @@ import pytest
 from engine.applications.smoothness.record import prepare
 from engine.errors import WitnessError
 from engine.recipes.files import to_measure
-from tests import own_problem
+from tests.helpers.data import own_problem
 
 SETTINGS = ["metaparameters={name: weights}", "outer={num_steps: 1, update: sign}"]
 PENALIZED = own_problem.replaced(

@@ -7,7 +7,7 @@ from engine.errors import DataError
 from engine.problems.built import build_problem
 from engine.problems.pairs.images import ShardImages, standardized
 from engine.recipes.files import validate_recipe
-from tests.pair_files import SMALL, image, read
+from tests.helpers.data.pair_files import SMALL, image, read
 
 
 def put(folder, files):

@@ -6,8 +6,8 @@ import torch
 from engine.errors import ConfigurationError
 from engine.problems.built import build_problem
 from engine.recipes.files import validate_recipe
-from tests.finished import finish
-from tests.pair_files import shards
+from tests.helpers.data.pair_files import shards
+from tests.helpers.runs.finished import finish
 
 SHADES = {"url": 0, "objective": 40, "validation": 80, "test": 120, "target_url": 160}
 """Argument to the green of its pictures."""

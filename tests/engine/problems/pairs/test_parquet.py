@@ -9,7 +9,7 @@ from engine.errors import DataError
 from engine.problems import bounded
 from engine.problems.pairs import fetching
 from engine.problems.pairs.fetching import Fetching, NotFetchedError, is_public
-from tests.pair_files import image, read
+from tests.helpers.data.pair_files import image, read
 
 arrow = pytest.importorskip("pyarrow", reason="Parquet needs the extra clip")
 parquet = pytest.importorskip("pyarrow.parquet")

@@ -14,7 +14,7 @@ from engine.errors import DataError
 from engine.problems.pairs.found import Place
 from engine.problems.pairs.images import ShardImages, standardized
 from engine.problems.pairs.pictures import decode
-from tests.pair_files import image, read
+from tests.helpers.data.pair_files import image, read
 
 pillow = pytest.importorskip("PIL.Image", reason="images need the extra clip")
 

@@ -17,7 +17,7 @@ from engine.recipes.arguments.data import DataName, DataSettings
 from engine.recipes.arguments.pairs import ContrastiveSettings
 from engine.recipes.attribution import Queries
 from engine.recipes.files import load_recipe, validate_recipe
-from tests.pair_files import shards
+from tests.helpers.data.pair_files import shards
 
 pillow = pytest.importorskip("PIL.Image", reason="images need the extra clip")
 

@@ -7,8 +7,8 @@ import engine
 from engine.errors import ConfigurationError
 from engine.problems.built import build_problem
 from engine.recipes.files import validate_recipe
-from tests.finished import finish
-from tests.pair_files import shards
+from tests.helpers.data.pair_files import shards
+from tests.helpers.runs.finished import finish
 
 NET = '''
 import torch

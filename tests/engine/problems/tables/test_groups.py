@@ -11,8 +11,8 @@ from engine.errors import ConfigurationError, DataError
 from engine.problems.built import build_problem
 from engine.problems.tables.groups import groups_of
 from engine.recipes.files import validate_recipe
-from tests.finished import finish
-from tests.needs import needs
+from tests.helpers.machine.needs import needs
+from tests.helpers.runs.finished import finish
 
 needs("pyarrow", "tables need the extra parquet")
 

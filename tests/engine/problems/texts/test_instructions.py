@@ -9,7 +9,7 @@ from engine.errors import EngineError
 from engine.models.losses import IGNORED
 from engine.problems.built import build_problem
 from engine.recipes.files import validate_recipe
-from tests.needs import needs
+from tests.helpers.machine.needs import needs
 
 needs("transformers", "language models need the extra lm")
 

@@ -9,8 +9,8 @@ import engine
 from engine.errors import ConfigurationError, EngineError
 from engine.problems.built import build_problem
 from engine.recipes.files import validate_recipe
-from tests.finished import finish
-from tests.language import TINY, small_texts
+from tests.helpers.data.language import TINY, small_texts
+from tests.helpers.runs.finished import finish
 
 NET = '''
 import torch

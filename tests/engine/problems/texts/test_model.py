@@ -17,7 +17,7 @@ from engine.recipes.arguments.model import ModelSettings
 from engine.replay.first_step import check_routine
 from engine.stages.run import Run
 from engine.stages.training import initial_value
-from tests.language import TINY, tiny_problem, tiny_recipe
+from tests.helpers.data.language import TINY, tiny_problem, tiny_recipe
 
 ADAPTERS = {"lora_rank": 2, "lora_alpha": 4.0}
 

@@ -10,7 +10,7 @@ import pytest
 from engine.errors import DataError
 from engine.problems.texts.passages import FORTUNES, read_passages, read_sources
 from engine.recipes.arguments.text import TextSettings
-from tests.language import PAIRS, write_jsonl
+from tests.helpers.data.language import PAIRS, write_jsonl
 
 FORTUNE_FILE = "first\n\tsecond line\n%\n%\n  \n%\n50 % off\n%\n"
 

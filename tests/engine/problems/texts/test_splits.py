@@ -5,7 +5,7 @@ import pytest
 from engine.errors import ConfigurationError, DataError
 from engine.problems.built import build_problem
 from engine.recipes.files import validate_recipe
-from tests.language import TINY, small_texts, write_jsonl
+from tests.helpers.data.language import TINY, small_texts, write_jsonl
 
 NUMBERS = {"num_objective", "num_validation", "num_test"}
 

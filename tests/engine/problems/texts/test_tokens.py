@@ -10,7 +10,7 @@ from engine.problems.texts.model import build_language_model
 from engine.problems.texts.tokens import Tokenizer, encode, pretrained_tokenizer, train_tokenizer
 from engine.recipes.arguments.model import ModelSettings
 from engine.recipes.arguments.text import LanguageSettings
-from tests.language import PAIRS
+from tests.helpers.data.language import PAIRS
 
 LETTERS = Tokenizer(lambda text: [ord(letter) for letter in text], 130, start=128, end=129)
 """A token for each letter, so that expected rows can be written down."""

@@ -9,7 +9,7 @@ from engine.errors import ConfigurationError, EngineError
 from engine.problems.built import build_problem, check_repeats
 from engine.recipes.code import user_code
 from engine.recipes.files import load_recipe
-from tests.own_problem import PROBLEM, own, replaced, write_problem
+from tests.helpers.data.own_problem import PROBLEM, own, replaced, write_problem
 
 SIGNATURE = "def two_clouds(number: int = 40, wrong: float = 0.2, width: int = 5)"
 

@@ -8,7 +8,7 @@ from engine import central_difference, metagradient, whole_run_gradient
 from engine.replay.plain_training import train_unchecked
 from engine.routine.module.batch_norm import BUFFERS
 from engine.step.step import plain_step
-from tests import problems
+from tests.helpers.trainings import problems
 
 
 class Shared(nn.Module):

@@ -16,7 +16,7 @@ from engine.numerics.determinism import PROCESS
 from engine.routine.module import binding as module
 from engine.routine.module.binding import Binding, Modes, copied
 from engine.routine.number_format import in_format
-from tests import problems
+from tests.helpers.trainings import problems
 from tests.strangers.plain import loss, mlp
 
 

@@ -16,7 +16,7 @@ from engine.errors import ConfigurationError
 from flows.cli.app import app
 from flows.cli.server import at_work
 from flows.cli.server.at_work import Served, announce, end_all, is_alone, noted, other, turn
-from tests.servers import wait_for
+from tests.helpers.machine.servers import wait_for
 
 HOLD = """
 import signal, sys, time

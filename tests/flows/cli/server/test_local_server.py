@@ -11,8 +11,8 @@ import pytest
 
 from engine.errors import ConfigurationError
 from flows.cli.server import local_server
-from tests.servers import wait_for
-from tests.tiny_recipe import as_options
+from tests.helpers.machine.servers import wait_for
+from tests.helpers.runs.tiny_recipe import as_options
 
 ROOT = Path(__file__).parents[4]
 TINY = [

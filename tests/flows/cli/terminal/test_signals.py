@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import LONG, at_work, attempts, finish, mgd, run
-from tests.servers import wait_for
+from tests.helpers.machine.commands import LONG, at_work, attempts, finish, mgd, run
+from tests.helpers.machine.servers import wait_for
 
 CODE = """
 import os, signal, sys

@@ -20,8 +20,8 @@ from flows.cli import running
 from flows.cli.terminal.signals import before_last_words
 from flows.cli.terminal.watching import QUIET, prepare_process, watched
 from flows.deploying import ENVIRONMENT
-from tests.made_records import make_record
-from tests.tiny_recipe import SMALL, as_options
+from tests.helpers.runs.made_records import make_record
+from tests.helpers.runs.tiny_recipe import SMALL, as_options
 
 
 def test_log_file_has_lines_with_times(capsys):

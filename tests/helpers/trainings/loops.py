@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from tests import routines
+from tests.helpers.trainings import routines
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Loop:
     trained: nn.Module | None = None
 
     def run(self, batches: Sequence[Tensor], weights: Tensor, start: nn.Module) -> float:
-        """Train on examples of ``tests.routines``, and return the mean loss on held-out points."""
+        """Train on examples of ``routines``, and return the mean loss on held-out points."""
         model = copy.deepcopy(start).train()
         optimizers = self.optimizers(model)
         base = [[g["lr"] for g in each.param_groups] for each in optimizers]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.tiny_recipe import SMALL, as_options
+from tests.helpers.runs.tiny_recipe import SMALL, as_options
 
 
 def mgd(home, *arguments):
@@ -16,7 +16,7 @@ def mgd(home, *arguments):
     environment = names | {
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
     }
     return subprocess.Popen(
         [sys.executable, "-m", "flows.cli.app", *arguments],

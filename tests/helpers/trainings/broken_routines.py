@@ -16,7 +16,7 @@ from torch.nn import functional
 from engine import ExampleWeights, Optimizer, Routine
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.routine.optimizers import adam
-from tests.routines import (
+from tests.helpers.trainings.routines import (
     NUM_EXAMPLES,
     attend_by_flash,
     examples,

@@ -17,7 +17,7 @@ from engine.progress.time_left import TimeLeft, Work
 WALL, CPU = 0, 1
 """The clocks of a stream."""
 
-FOLDER = Path(__file__).parent / "engine" / "progress" / "streams"
+FOLDER = Path(__file__).parents[2] / "engine" / "progress" / "streams"
 """Streams of a machine that did nothing else; a benchmark writes them anew."""
 
 BUSY = FOLDER / "busy"

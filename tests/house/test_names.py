@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     *("README.md", "engine/README.md", "engine/DESIGN.md", "deployments/README.md"),
     *sorted(str(each.relative_to(ROOT)) for each in (ROOT / "engine" / "docs").glob("*.md")),

@@ -3,7 +3,7 @@
 from engine.stages import commits
 from engine.stages.run import Run
 from engine.stages.stage import STAGES
-from tests.tiny_stages import kind, recipe
+from tests.helpers.runs.tiny_stages import kind, recipe
 
 
 def settings():

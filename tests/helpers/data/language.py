@@ -9,7 +9,7 @@ import torch
 
 from engine.problems.built import build_problem
 from engine.recipes.descent import DescentRecipe
-from tests.needs import needs
+from tests.helpers.machine.needs import needs
 
 needs("transformers", "language models need the extra lm")
 

@@ -14,7 +14,7 @@ from engine.metaparameters.scalars import Scalars
 from engine.metaparameters.weights import TokenWeights
 from engine.routine.optimizer import Optimizer
 from engine.routine.optimizers import adam, adamw, sgd
-from tests.routines import (
+from tests.helpers.trainings.routines import (
     NUM_EXAMPLES,
     NUM_STEPS,
     attend,

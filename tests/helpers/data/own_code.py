@@ -148,7 +148,7 @@ def own_table(folder):
 
 def own_photographs(folder):
     """Copy the photographs, and write the model; return the folder of the photographs."""
-    from tests.own_data import photographs
+    from tests.helpers.data.own_data import photographs
 
     inner = folder / "own"
     inner.mkdir()

@@ -13,7 +13,7 @@ import random
 import shutil
 from pathlib import Path
 
-from tests import own_code
+from tests.helpers.data import own_code
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 CLASSES = {

@@ -5,7 +5,7 @@ import pytest
 from engine.applications.shown_examples import ShownExample, together
 from engine.reports.page import as_html
 from engine.reports.sections import Drawing, Figure, Page, Section, Table
-from tests.measured_pages import DARK, NO_FAULTS, WIDTHS, faults, open_browser
+from tests.helpers.machine.measured_pages import DARK, NO_FAULTS, WIDTHS, faults, open_browser
 
 pytestmark = pytest.mark.servers  # a browser, whose fonts are those of the machine
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, logsigmoid
 import engine
 from engine.errors import UndifferentiableError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(60, 4, generator=GENERATOR, dtype=torch.float64)
 Y = torch.randint(0, 3, (60,), generator=GENERATOR)
