@@ -19,7 +19,7 @@ from engine.recipes.titles import run_title
 from flows import registry
 from flows.deploying import deployment_alone, recipe_deployment
 from tests.deployments.targets import target
-from tests.kinds import recipe_of
+from tests.helpers.runs.kinds import recipe_of
 
 SHIPPED = list_recipes()
 ALONE = [*registry.TRUST, *registry.HOUSEKEEPING]

@@ -15,8 +15,8 @@ from engine.storage.records import read_record, write_record
 from flows.attribution import attribution
 from flows.cli.app import app
 from flows.registry import FLOWS
-from tests.forgery import forge, moved
-from tests.kinds import recipe_of
+from tests.helpers.runs.forgery import forge, moved
+from tests.helpers.runs.kinds import recipe_of
 
 TINY = {
     "kind": "attribution",

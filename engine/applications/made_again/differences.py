@@ -18,7 +18,7 @@ from engine.preflight.derivatives import FORMAT_REFUSAL
 from engine.preflight.verdict import Check, Verdict
 from engine.progress.meter import doing
 from engine.recipes.training import TrainingSettings
-from engine.replay.plain_training import evaluate, train
+from engine.replay.plain_training import evaluate, train_unchecked
 from engine.routine.number_format import in_format, output_in_format
 from engine.routine.routine import Routine
 from engine.types import Metaparams, Output, State
@@ -92,7 +92,7 @@ class Slope:
 
         def value_at(shift: float) -> float:
             moved = {name: z + shift * self.direction[name].to(z) for name, z in point.items()}
-            return self.read(self.routine, train(self.routine, moved))
+            return self.read(self.routine, train_unchecked(self.routine, moved))
 
         above, below = value_at(step), value_at(-step)
         found = (above - below) / (2 * step)
@@ -134,7 +134,7 @@ def _in_float64(slope: Slope) -> Check:
     They are other trainings than the run's own, so the output in the middle is theirs too.
     """
     other = slope.exact()
-    middle = other.read(other.routine, train(other.routine))
+    middle = other.read(other.routine, train_unchecked(other.routine))
     check = replace(other, middle=middle).compare(formats=True)
     cause = f"In float64: {check.cause[:1].lower()}{check.cause[1:]}"
     return check.model_copy(update={"name": f"{NAME}-float64", "cause": cause})

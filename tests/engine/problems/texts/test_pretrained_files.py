@@ -14,7 +14,7 @@ from engine.problems.texts.pretrained_files import MOST_LAYERS
 from engine.problems.texts.tokens import pretrained_tokenizer
 from engine.recipes.arguments.model import ModelSettings
 from engine.recipes.arguments.text import LanguageSettings
-from tests.needs import needs
+from tests.helpers.machine.needs import needs
 
 needs("transformers", "language models need the extra lm")
 
