@@ -6,7 +6,7 @@ from typing import Any
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a formula begins with in some spreadsheet, in wide letters too."""
 
-_BEHIND_A_SEMICOLON = re.compile(r"(;[ \"']*)(?=[=+@\uff1d\uff0b\uff20]|-[^\s\d])")
+_BEHIND_A_SEMICOLON = re.compile(r"(;[\s\"']*)(?=[=+@\uff1d\uff0b\uff20]|-[^\s\d])")
 """Where a comma is in numbers, files are cut at semicolons, wherever one stands in a cell."""
 
 

@@ -91,7 +91,7 @@ def test_text_that_a_spreadsheet_would_run_is_marked_in_csv(sign):
     assert safe_cell(-1.5) == -1.5
     assert safe_cell("plain = text") == "plain = text"
     # Where a comma is in numbers, a spreadsheet cuts files at semicolons, and begins a cell there.
-    assert safe_cell(f"a; {sign}cmd|' /C calc'!A0") == (
-        f"a; '{sign}cmd|' /C calc'!A0" if sign.strip() else f"a; {sign}cmd|' /C calc'!A0"
-    )
+    behind = safe_cell(f"a; {sign}cmd|' /C calc'!A0")
+    mark = sign.strip()  # spreadsheets leave out the space before it
+    assert behind == f"a; {sign.replace(mark, chr(39) + mark) if mark else sign}cmd|' /C calc'!A0"
     assert safe_cell("a; b = c; 3 - 4; -5") == "a; b = c; 3 - 4; -5"
