@@ -24,7 +24,7 @@ from engine.problems.own_training import (
     own_settings,
     training_parts,
 )
-from engine.problems.scores import check_choice, mean_scores
+from engine.problems.scores import check_choice, mean_scores, unchanged
 from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
 from engine.progress.meter import doing
@@ -323,7 +323,8 @@ def _score(
     problem: Problem, chunk: int, model: nn.Module, examples: Examples, state: Own | None = None
 ) -> dict[str, Any]:
     if problem.score is not None:
-        return problem.score(model, examples, chunk, **told_state(problem.score, state))
+        with unchanged(model, "The function score"):
+            return problem.score(model, examples, chunk, **told_state(problem.score, state))
     device = next(model.parameters()).device
     functions = {"loss": problem.loss, **problem.metrics}
     told = {

@@ -1,12 +1,14 @@
 """Scores of a trained model: its mean loss, and the metrics of the problem."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engine.errors import ConfigurationError, EngineError, did_you_mean
+from engine.numerics.fingerprint import first_difference
 from engine.problems.base import Metric
 from engine.problems.splits import Examples
 from engine.recipes.code.user_code import raised
@@ -50,7 +52,8 @@ def mean_scores(
     sums: dict[str, float] = dict.fromkeys(("loss", *metrics), 0.0)
     whole: set[str] | None = None
     for batch in batches_of(examples, chunk):
-        losses = loss(model, batch).detach()
+        with unchanged(model, "The loss"):
+            losses = loss(model, batch).detach()
         sums["loss"] += float(losses.sum())
         found = {name: _found(name, metric, model, batch) for name, metric in metrics.items()}
         if whole is None:
@@ -64,6 +67,56 @@ def mean_scores(
         (everything,) = batches_of(examples, total)
         means[name] = float(_found(name, metrics[name], model, everything))
     return means
+
+
+@contextmanager
+def unchanged(model: nn.Module, what: str) -> Iterator[None]:
+    """Refuse code that leaves another model behind than the one that it was given to judge.
+
+    The parameters are those of the run's own state. What moves them here moves the training that
+    goes on from there, and what the next metric and the next examples are judged by.
+
+    Args:
+        model: In evaluation mode.
+        what: The code, at the head of a sentence.
+
+    Raises:
+        ConfigurationError: Names what has changed.
+
+    Cost:
+        A copy of the model for as long as the block lasts.
+    """
+    modes = [(name, module, module.training) for name, module in model.named_modules()]
+    before = [(name, each.detach().clone()) for name, each in _tensors(model)]
+    yield
+    now = dict(_tensors(model))
+    for name, value in before:
+        if name not in now or _differs(now[name], value):
+            raise ConfigurationError(
+                f"{what} changes {name} of the model that it is given, so that whatever is judged "
+                "after it, and the training that goes on from there, is that of another model. Let "
+                "it work on a copy: copy.deepcopy(model)."
+            )
+    for name, module, training in modes:
+        if module.training is not training:
+            raise ConfigurationError(
+                f"{what} leaves {name or 'the model'} in "
+                f"{'training' if module.training else 'evaluation'} mode, in which the next "
+                "examples would be judged. Put it back at its end, or work on a copy: "
+                "copy.deepcopy(model)."
+            )
+
+
+def _differs(one: Tensor, other: Tensor) -> bool:
+    """Tell by bits, so that a NaN that stayed is no difference."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return True
+    return first_difference(one, other) is not None
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
 
 
 def check_choice(outer: OuterSettings, scores: Mapping[str, Any]) -> None:
@@ -93,7 +146,8 @@ def _found(name: str, metric: Metric, model: nn.Module, batch: Any) -> Tensor:  
         ConfigurationError: If it fails; says in which line.
     """
     try:
-        return torch.as_tensor(metric(model, batch)).detach()
+        with unchanged(model, f"The metric {name!r}"):
+            return torch.as_tensor(metric(model, batch)).detach()
     except EngineError:
         raise
     except Exception as error:

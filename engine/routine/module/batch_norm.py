@@ -80,6 +80,8 @@ class Statistic(Tensor):
                 given = _SIGNATURES[func].bind(*args, **kwargs)
                 given.apply_defaults()
                 return _batch_norm(given.arguments)
+            if func is Tensor.__deepcopy__:
+                return _copied(*args)
             name = getattr(func, "__name__", "")
             if (name.endswith("_") and not name.startswith("__")) or name in _IN_PLACE:
                 changed = args[0] if args else None
@@ -131,6 +133,16 @@ _SIGNATURES = {
     batch_norm: inspect.signature(_function),
     torch.batch_norm: inspect.signature(_operation),
 }
+
+
+def _copied(statistic: Tensor, memo: dict[int, Any]) -> Tensor:
+    """Return an ordinary tensor for ``copy.deepcopy``: a copy of the module is none of the run's.
+
+    Its layers call torch's own kernel and move their own statistics, as those of any module.
+    """
+    if id(statistic) not in memo:
+        memo[id(statistic)] = statistic.as_subclass(Tensor).clone()
+    return memo[id(statistic)]
 
 
 def _batch_norm(given: Mapping[str, Any]) -> Tensor:

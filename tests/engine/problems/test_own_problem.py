@@ -13,7 +13,6 @@ from engine import Problem, central_difference, metagradient
 from engine.errors import ConfigurationError, DataError, EngineError
 from engine.numerics.determinism import deterministic
 from engine.problems.built import build_problem, check_repeats
-from engine.problems.scores import mean_scores
 from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
 from engine.stages.run import Run
@@ -287,31 +286,6 @@ def test_labels_that_number_no_classes_have_none():
     x, y = torch.randn(12, 3), torch.arange(12) % 2 * 2 - 1
 
     assert data_set(held(**dict.fromkeys(SPLITS, (x, y))), torch.float32)[0].num_classes == 0
-
-
-def test_metric_of_a_last_batch_of_one_is_told_apart_from_one_of_the_split():
-    """A metric that squeezes would be a number of its own only there."""
-    x, y = torch.randn(5, 3), torch.arange(5)
-
-    def squeezed(model, batch):
-        return (model(batch[0]).argmax(1) == batch[1]).double().squeeze()
-
-    def loss(model, batch):
-        return model(batch[0]).sum(1)
-
-    with pytest.raises(ConfigurationError, match="one number for each example"):
-        mean_scores(nn.Linear(3, 3), (x, y), 2, loss, {"hits": squeezed})
-
-
-def test_metric_of_some_of_the_examples_is_refused():
-    """Its sum would be divided by the number of all of them."""
-    x, y = torch.randn(6, 3), torch.arange(6)
-
-    def loss(model, batch):
-        return model(batch[0]).sum(1)
-
-    with pytest.raises(ConfigurationError, match=r"shape \(2,\).*one number for each example"):
-        mean_scores(nn.Linear(3, 3), (x, y), 3, loss, {"some": lambda _, batch: batch[1][:2]})
 
 
 def test_mean_of_a_held_out_loss_is_refused(tmp_path):

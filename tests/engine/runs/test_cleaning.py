@@ -21,7 +21,7 @@ from engine.storage.location import join, list_folders
 from engine.storage.places import (
     stage_record_url,
 )
-from engine.storage.records import read_bytes, read_record, write_record
+from engine.storage.records import read_bytes, read_record, write_bytes, write_record
 from tests.helpers.runs.tiny_stores import add_descent, add_run, add_stage, hold, key, named
 
 NO_GRACE = CleanRules(grace_seconds=0)
@@ -72,6 +72,19 @@ def test_new_things_are_left_alone(store):
     add_stage(store, "train", "new")
 
     assert plan_clean(store, CleanRules()).report.freed == []
+
+
+def test_result_without_a_stage_goes_when_it_is_old_and_not_before(local):
+    """A result may be seen before its stage's record is, where a listing lags behind."""
+    alone = [f"results/train-{key(word)}" for word in ("new", "old")]
+    for name in alone:
+        write_bytes(join(local, name), b"{}")
+    made_old(local, alone[1])
+
+    report = carry_out(plan_clean(local, CleanRules()))
+
+    assert [(each.what, each.name) for each in report.freed] == [("result", f"train-{key('old')}")]
+    assert [read_bytes(join(local, name)) for name in alone] == [b"{}", None]
 
 
 def test_stage_of_two_runs_stays_when_one_of_them_goes(store):

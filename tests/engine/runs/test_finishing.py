@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from engine.errors import BudgetSpentError
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.execution import BudgetSettings
 from engine.reports.sections import Section
@@ -20,7 +21,7 @@ from engine.runs.inventory import stored_run, take_inventory
 from engine.runs.overview import Standing, list_overviews, overview
 from engine.runs.report import Report
 from engine.runs.run import Stages
-from engine.runs.starts import begin_start
+from engine.runs.starts import begin_start, own_start, read_starts, seconds_until_last
 from engine.runs.store_mark import mark_store
 from engine.stages.claims import claim, claim_url, read_claims
 from engine.stages.references import Ref
@@ -251,6 +252,7 @@ def test_all_starts_are_counted(tmp_path, clock):
     assert (shown.starts, shown.seconds, shown.computing_seconds) == (1, 10.0, 10.0)
     clock.wait(1000)
     Run(store, clock)  # killed before it did anything
+    assert overview(store, RUN).spent == shown
     clock.wait(1000)
 
     record = whole(store, clock)
@@ -269,6 +271,35 @@ def test_all_starts_are_counted(tmp_path, clock):
     clock.wait(1000)
     more = whole(store, clock)
     assert (more.seconds, more.ending.computing_seconds, more.ending.starts) == (30.0, 30.0, 3)
+
+
+def test_stage_that_ends_as_the_next_start_begins_is_counted_once_and_before_it():
+    """Clocks of some file systems tell whole seconds, so two things may be of one instant."""
+    times = [NOON, NOON + timedelta(seconds=30)]
+    made = [
+        {"started": (end - timedelta(seconds=9)).isoformat(), "seconds": 9.0}
+        for end in (times[0], times[1])
+    ]
+
+    assert seconds_until_last(times, made) == {times[0]: 30.0, times[1]: 0.0}
+    assert seconds_until_last(times[:1], made, times[1]) == {times[0]: 30.0}
+
+
+def test_start_of_another_process_at_the_same_instant_is_not_taken_for_an_older_one(
+    tmp_path, clock
+):
+    """It is at work beside this one: its file says so, and goes when it ends."""
+    store = str(tmp_path)
+    begin_start(store, RUN, clock.now)  # the other one's file stays, this process makes its own
+    other = own_start(store, RUN)
+
+    record = whole(store, clock)
+
+    assert list(read_starts(store, RUN)) == [other.file]
+    assert record.ending.starts == 1
+    clock.wait(10)
+    whole(store, clock)
+    assert read_starts(store, RUN) == {}
 
 
 def test_stages_of_other_runs_are_not_its_computing(tmp_path, clock):
@@ -327,6 +358,30 @@ def test_bytes_of_older_stages_are_no_part_of_a_budget(tmp_path, clock):
 
     assert budget.spent.bytes == 200
     assert budget.spent.seconds == 40.0
+
+
+def test_stages_of_another_run_spend_no_budget(tmp_path, clock):
+    """What is found in the store was paid for by whoever computed it, before this start and in it.
+
+    The next start counts what this one has computed, and once.
+    """
+    store = str(tmp_path)
+    run = Run(store, clock)
+    theirs = [run.stage("train", word, run=named("other")) for word in ("t0", "t1")]
+    limits = BudgetSettings(max_seconds=15, max_bytes=150)
+
+    budget = Budget(limits, store, RUN)
+    for ref in theirs:
+        budget.spend(ref, 1, 9)
+    budget.spend(run.stage("train", "t2"), 3, 9)
+
+    assert budget.spent.model_dump() == {"stages": 1, "seconds": 10.0, "bytes": 100}
+    again = Budget(limits, store, RUN)
+    assert again.spent.model_dump() == {"stages": 1, "seconds": 10.0, "bytes": 0}
+    for word in ("t0", "t2"):
+        again.spend(run.stage("train", word), 3, 9)
+    with pytest.raises(BudgetSpentError, match=r"took 20\.0 s and .* take 200"):
+        again.spend(run.stage("train", "t3"), 4, 9)
 
 
 @pytest.mark.slow
