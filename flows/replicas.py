@@ -7,9 +7,9 @@ from prefect import flow
 from engine.applications.descent.record import RunRecord
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import with_seed
-from engine.recipes.forms.fields import filled_in
 from engine.storage.location import StoreUrl, absolute
 from flows.descent import descend, title_of
+from flows.parts.form import taken_from_form
 from flows.parts.naming import flow_run_name
 from flows.parts.sent import Arguments
 from tasks import training
@@ -41,8 +41,14 @@ def replicas(  # noqa: PLR0913 (the fields of its form)
         device: In place of ``training.device``.
         max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe = filled_in(
-        recipe, settings, arguments, outer_steps=outer_steps, device=device, max_seconds=max_seconds
+    recipe = taken_from_form(
+        recipe,
+        store,
+        settings,
+        arguments,
+        outer_steps=outer_steps,
+        device=device,
+        max_seconds=max_seconds,
     )
     store = absolute(store)
     recipes = [with_seed(recipe, seed) for seed in seeds]

@@ -58,7 +58,8 @@ def refuse_another(
         f"Step {step}, run twice, gave two different states: {name} differs first at {where}. A "
         "replayed step must repeat every bit. Draw random numbers from torch's global generator "
         "inside the model, or from the generator that augment gets, those of an optimizer's update "
-        "from torch.Generator().manual_seed(step), and keep no state outside the parameters."
+        "from torch.Generator().manual_seed(step), none from numpy or Python's random; read no "
+        "clock, and keep no state outside the parameters."
     )
 
 

@@ -13,8 +13,9 @@ from prefect.context import FlowRunContext
 
 from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.forms.fields import FIELDS, filled_in
+from engine.recipes.forms.fields import FIELDS
 from engine.recipes.titles import run_title
+from flows.parts.form import taken_from_form
 
 
 def flow_run_name() -> str:
@@ -32,7 +33,7 @@ def flow_run_name() -> str:
     with suppress(ConfigurationError):  # then the flow refuses it
         given = {name: parameters[name] for name in FIELDS if name in parameters}
         said = parameters.get("settings"), parameters.get("arguments")
-        recipe = filled_in(recipe, *said, **given)
+        recipe = taken_from_form(recipe, parameters.get("store") or "", *said, **given)
     return run_title(recipe, parameters.get("seeds"))
 
 

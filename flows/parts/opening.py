@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from engine.recipes.files import Recipe
-from engine.recipes.forms.fields import filled_in
 from engine.storage.location import absolute
+from flows.parts.form import taken_from_form
 from tasks.growing import told_if_stopped
 from tasks.running.attempt import one_process
 from tasks.running.workers import Workers, open_workers
@@ -48,7 +48,7 @@ def opened(
     Yields:
         The recipe with what the form changes, the store as an absolute place, and the workers.
     """
-    recipe = filled_in(recipe, form.settings, form.arguments, **form.fields)
+    recipe = taken_from_form(recipe, store, form.settings, form.arguments, **form.fields)
     store = absolute(store)
     with told_if_stopped(recipe, store, title_of(recipe)):
         check(recipe, store)

@@ -211,8 +211,8 @@ def _as_bytes(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> 
         from safetensors.torch import save
     except ImportError as error:
         raise ConfigurationError(
-            f"{path.name} is a file of safetensors, which is not installed. Install it with "
-            f"`{install('export')}`, or name a file that ends in .pt."
+            f"{path.name} is a file of safetensors, which is not installed. Name a file "
+            f"that ends in .pt, or run: {install('export')}."
         ) from error
     whole = {n: t.contiguous() if t.layout is torch.strided else t for n, t in tensors.items()}
     try:

@@ -341,7 +341,9 @@ def filled_in(
             things of one setting.
     """
     wanted = {FIELDS[name][0]: value for name, value in _without_empty(given).items()}
-    wanted |= _inside("arguments", arguments or {}, {**argument_schemas(recipe)})
+    # Only groups need the function, whose file a worker may not have (``workers.code``).
+    schemas = argument_schemas(recipe) if has_groups(arguments) else {}
+    wanted |= _inside("arguments", arguments or {}, schemas)
     content = recipe.model_dump(mode="json")
     other = {key: value for key, value in wanted.items() if _value(content, key) != value}
     assigned = [each for each in settings or () if each and each.strip()]
@@ -355,6 +357,11 @@ def filled_in(
                     f"{each.strip()!r}. Say it once."
                 )
     return changed(recipe, assigned, other)
+
+
+def has_groups(arguments: Mapping[str, Any] | None) -> bool:
+    """Say whether some arguments of a form may be groups of settings, not told apart by values."""
+    return any(isinstance(each, Mapping) for each in (arguments or {}).values())
 
 
 def _inside(

@@ -174,6 +174,11 @@ REFUSED = {
          "baselines=[low-loss, gradient-similarity]"],
         "gradient-similarity and low-loss, which asks for",
     ),
+    "a baseline of low losses": (
+        replaced("order=sampler,", ""),
+        ["metaparameters={name: counts}", "outer.update=masked-sign", "baselines=[low-loss]"],
+        "baselines has low-loss, which asks for",
+    ),
     "a number that it lacks": (
         PROBLEM,
         ["metaparameters={name: scalars, scalars: [beta1]}"],
