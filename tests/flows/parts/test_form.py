@@ -11,7 +11,7 @@ from engine.recipes.files import load_recipe
 from engine.runs.run import begin_run
 from flows.descent import descent
 from flows.parts.form import taken_from_form
-from tests.own_problem import PROBLEM, RECIPE, write_problem
+from tests.helpers.data.own_problem import PROBLEM, RECIPE, write_problem
 
 GROUPED = (
     PROBLEM.replace("import engine", "import pydantic\n\nimport engine")
