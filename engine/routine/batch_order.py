@@ -168,10 +168,9 @@ def run_order(routine: "Routine") -> Order | GivenOrder:
             if copies is not None:
                 raise ConfigurationError(
                     f"Metaparameter {name!r} says how often each example stands in an epoch, "
-                    "which a given order says already. Use ExampleWeights (of a recipe: "
-                    "metaparameters={name: weights} with outer.update=sign), or leave order out "
+                    "which a given order says already. Use ExampleWeights, or leave order out "
                     "(keep_order=False of an adapter).",
-                    settings=("metaparameters.name",),
+                    settings=("metaparameters.name", "outer.update"),
                 )
         return given_order(routine.order, routine.num_steps, routine.batch_size, len(routine))
     copies = torch.ones(len(routine), dtype=torch.int64, device="cpu")

@@ -317,7 +317,7 @@ def test_the_smoothest_of_the_good_routines_is_chosen():
     ("search", "message"),
     [
         ({"grid": {"arguments.model.activaton": ["relu"]}}, "activaton"),
-        ({"grid": {"activation": ["relu"]}}, "'activation', which is no setting of the menu"),
+        ({"grid": {"activation": ["relu"]}}, "'activation', which is not a setting of the menu"),
         ({"candidates": [{"arguments.model.width": -1}]}, "greater than or equal to 1"),
     ],
 )

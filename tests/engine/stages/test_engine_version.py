@@ -101,7 +101,9 @@ def test_every_application_is_looked_at():
     """A new one is compared as the others are."""
     folders = (Path(keys.__file__).parents[1] / "applications").iterdir()
 
-    assert sorted(each.name for each in folders if (each / "__init__.py").exists()) == APPLICATIONS
+    names = sorted(each.name for each in folders if (each / "__init__.py").exists())
+    names.remove("made_again")  # what certificates of several applications share
+    assert names == APPLICATIONS
 
 
 def test_an_edit_to_one_application_is_nothing_to_the_stages_of_another(monkeypatch):

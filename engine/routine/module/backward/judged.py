@@ -6,7 +6,6 @@ float64 tells, of the one number of an argument by which they differ most: a rou
 near of one number, as it does somewhere in a million.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from engine.errors import WitnessError
 from engine.routine.module.backward.call import Call, recording
+from engine.routine.module.backward.refusals import CHANGED, NEITHER, OTHERS, refusal
 
 # Names of torch's own, by which ``is_grads_batched`` marks its rows.
 _TORCH: Any = torch
@@ -73,7 +73,7 @@ def pulled(call: Call, written: Written, cotangents: Sequence[Tensor | None]) ->
     if not differ or not all(bool(each.isfinite().all()) for each in given):
         return by_author  # of what is no number, others say where it comes from
     if not is_repeated or call.is_changed():
-        raise _refusal(call, _CHANGED if call.is_changed() else _OTHERS)
+        raise refusal(call, CHANGED if call.is_changed() else OTHERS)
     taken = _judged(call, cotangents, differ)
     call.is_by_forward = call.is_by_forward or bool(taken)
     return tuple((by_forward if place in taken else by_author)[place] for place in range(len(args)))
@@ -223,9 +223,7 @@ def _judged(call: Call, cotangents: Sequence[Tensor | None], places: Sequence[in
             raise
         except Exception as error:  # somebody's code, which may know one format only
             failed = error
-    raise _refusal(
-        call, f"cannot be called once more ({type(failed).__name__}: {failed}). {_OTHERS}"
-    )
+    raise refusal(call, f"cannot be called once more ({type(failed).__name__}: {failed}). {OTHERS}")
 
 
 def _as_it_is(value: Any) -> Any:  # noqa: ANN401 (whatever a function takes)
@@ -274,12 +272,27 @@ class _Judge:
         found = []
         for place in places:
             arg = self._args[place]
-            if _agree(by_author[place], by_forward[place], arg):
+            if _agree(by_author[place], by_forward[place], arg) or self._is_unread(place):
                 continue
             pair = _fitting(by_author[place], arg), _fitting(by_forward[place], arg)
             if self._is_by_forward(place, *pair):
                 found.append(place)
         return found
+
+    def _is_unread(self, place: int) -> bool:
+        """Say whether the forward pass leaves an argument alone, whatever it is.
+
+        A block that is computed again in the backward pass is given its parameters for autograd,
+        and reads them of its module. What its author says of them is all that is known here.
+        """
+        here = self._results(place, 0, 0j)
+        for factor, move in ((-3.0, 7.0), (0.0, -1.0), (1e3, 0.0)):
+            args = [*map(_copy, self._args)]
+            args[place] = args[place] * factor + move
+            there = self._call.again(args, graph=False, own=False)
+            if not all(map(_is_equal, here, there)):
+                return False
+        return True
 
     def _is_by_forward(self, place: int, by_author: Tensor, by_forward: Tensor) -> bool:
         """Ask the numbers of an argument by which two derivatives differ most, until one tells."""
@@ -294,7 +307,7 @@ class _Judge:
                 told = _told((rivals[0], rivals[1]), self._quotients(place, number, way))
                 if told is not None:
                     return told
-        raise _refusal(self._call, _NEITHER)
+        raise refusal(self._call, NEITHER)
 
     def _quotients(self, place: int, number: int, way: complex) -> Iterator[float]:
         """Yield difference quotients of the weighted results: central ones first."""
@@ -321,6 +334,12 @@ class _Judge:
     def _rise(self, there: Sequence[Any], back: Sequence[Any]) -> float:
         rows = zip(there, back, self._cotangents, strict=True)
         return math.fsum(_weighted(a, b, c) for a, b, c in rows if c is not None)
+
+
+def _is_equal(one: Any, other: Any) -> bool:  # noqa: ANN401 (whatever a function returns)
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    return one is other or one == other
 
 
 def _weighted(there: Tensor, back: Tensor, weights: Tensor) -> float:
@@ -358,28 +377,3 @@ def _told(rivals: tuple[float, float], quotients: Iterator[float]) -> bool | Non
 
 
 _CENTRAL = len(_DISTANCES_OTHERS)
-
-_OTHERS = (
-    "returns other values when it is called once more with the same arguments, so nobody can tell "
-    "its derivative from its backward pass. Hand in what it reads as an argument, and keep no "
-    "state in it"
-)
-_CHANGED = (
-    "is given a tensor that is written into afterwards, so it cannot be asked for its derivative. "
-    "Write what follows without changing in place: x = x + y in place of x += y"
-)
-_NEITHER = (
-    "has no second derivative that is right: its backward pass is not the derivative of what its "
-    "forward pass returns, and the forward pass cannot be differentiated by torch (numpy(), "
-    "detach(), .data). Write the forward pass with operations of torch that have a graph, or as "
-    "g(x) + engine.stop_gradient(f(x) - g(x)) without a custom function"
-)
-
-
-def _refusal(call: Call, why: str) -> WitnessError:
-    function = call.function
-    try:
-        where = f" at {inspect.getsourcefile(function)}:{inspect.getsourcelines(function)[1]}"
-    except (OSError, TypeError):
-        where = ""
-    return WitnessError(f"The custom function {function.__name__}{where} {why}.")

@@ -111,7 +111,7 @@ REFUSED = {
     "target": (
         ["objective", "validation", "test", "target_url"],
         {},
-        r"arguments\.contrastive\.target_url is .*, but objective, validation and test have",
+        r"arguments\.contrastive\.target_url is .*, but objective, validation and test are",
     ),
 }
 

@@ -98,7 +98,7 @@ REFUSED = {
     "a task that nothing is drawn from": (
         {"objective": "FILE", "validation": "FILE", "test": "FILE"},
         [*NUMBERS],
-        r"arguments\.target is .*, but objective, validation and test have files of their own",
+        r"arguments\.target is .*, but objective, validation and test are separate files",
     ),
 }
 
