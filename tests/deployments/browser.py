@@ -65,6 +65,15 @@ def height(page):
     )
 
 
+def settled_height(page):
+    """Return the height of a page once two looks in a row find the same: fields are drawn late."""
+    before, now = None, height(page)
+    while now != before:
+        page.wait_for_timeout(1000)
+        before, now = now, height(page)
+    return now
+
+
 def picture(page, name):
     """Leave pictures of a page, if they are asked for."""
     folder = os.environ.get("MGD_PICTURES")
