@@ -100,7 +100,7 @@ class functions_stopped(AbstractContextManager[None]):
     def __enter__(self) -> None:
         outer = self._outer = vars(_AppliedBy).get("apply")
 
-        def apply(function: type[Function], *args: Any) -> Any:  # noqa: ANN401 (as torch's)
+        def apply(function: Any, *args: Any) -> Any:  # noqa: ANN401 (as torch's)
             if self._is_off() and not is_stopping(function):
                 args = tree_map(self._stopped, args)
             if outer is None:

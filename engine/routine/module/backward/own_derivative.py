@@ -46,7 +46,7 @@ class OwnDerivatives(AbstractContextManager[None]):
         self._writes: dict[type[Function], bool] = {}
         self._outer: list[Any] = []
 
-        def apply(function: type[Function], *args: Any) -> Any:  # noqa: ANN401 (as torch's)
+        def apply(function: Any, *args: Any) -> Any:  # noqa: ANN401 (as torch's)
             def call() -> Any:  # noqa: ANN401 (likewise)
                 return super(_AppliedBy, function).apply(*args)
 
@@ -89,7 +89,7 @@ class OwnDerivatives(AbstractContextManager[None]):
         return found
 
 
-def _is_passed_by(function: type[Function], args: tuple[Any, ...]) -> bool:
+def _is_passed_by(function: type, args: tuple[Any, ...]) -> bool:
     """Say whether nothing is to be noted of a call: of torch's and the engine's, and compilers'."""
     is_vmapped = function.__module__ == _VMAPPED and function.__name__.startswith("Vmapped")
     if function.__module__.partition(".")[0] in ("torch", "engine") and not is_vmapped:
