@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 from torch.utils._pytree import tree_map
 
 from engine.routine.module.stop_gradient import is_stop, is_stopping
