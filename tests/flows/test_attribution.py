@@ -19,19 +19,13 @@ from engine.runs.run import find_run, read_recipe
 from engine.stages.commits import read_scalars
 from engine.storage.places import run_folder
 from flows.attribution import attribution
+from tests.helpers.runs.tiny_attribution import tiny_attribution
 
-TINY = {
-    "kind": "attribution",
-    "name": "tiny",
-    "arguments": {
-        "num_train": 60,
-        "num_objective": 30,
-        "num_validation": 30,
-        "model": {"width": 4, "depth": 1},
-    },
-    "training": {"num_steps": 6, "batch_size": 20, "threads": 1, "dtype": "float64"},
-    "replay": {"steps_per_segment": 4},
-    "attribution": {
+TINY = tiny_attribution(
+    60,
+    20,
+    replay={"steps_per_segment": 4},
+    attribution={
         "num_queries": 3,
         "drops": [10, 20],
         "num_subsets": 6,
@@ -39,7 +33,7 @@ TINY = {
         "trial_subsets": 3,
         "baselines": ["final-gradient"],
     },
-}
+)
 
 
 @pytest.fixture(scope="module")

@@ -17,20 +17,14 @@ from flows.cli.app import app
 from flows.registry import FLOWS
 from tests.helpers.runs.forgery import forge, moved
 from tests.helpers.runs.kinds import recipe_of
+from tests.helpers.runs.tiny_attribution import tiny_attribution
 
-TINY = {
-    "kind": "attribution",
-    "name": "tiny",
-    "arguments": {
-        "num_train": 60,
-        "num_objective": 30,
-        "num_validation": 30,
-        "model": {"width": 4, "depth": 1},
-    },
-    "training": {"num_steps": 6, "batch_size": 20, "threads": 1, "dtype": "float64"},
-    "replay": {"steps_per_segment": 4},
-    "attribution": {"num_queries": 3, "drops": [], "trial_subsets": 0, "baselines": []},
-}
+TINY = tiny_attribution(
+    60,
+    20,
+    replay={"steps_per_segment": 4},
+    attribution={"num_queries": 3, "drops": [], "trial_subsets": 0, "baselines": []},
+)
 NAMES = ["train-segment", "scores-file", "central-difference"]
 MOVED = "metagradient_weights"
 

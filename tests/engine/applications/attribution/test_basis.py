@@ -23,21 +23,13 @@ from engine.stages import training
 from engine.stages.commits import read_rows, read_scalars
 from engine.stages.metagradient_rows import only_metagradient
 from engine.stages.run import Run
+from tests.helpers.runs.tiny_attribution import tiny_attribution
 
 QUERIES, SIZE, CHECKED = 8, 4, 2
 
-TINY = {
-    "kind": "attribution",
-    "name": "tiny",
-    "arguments": {
-        "num_train": 40,
-        "num_objective": 20,
-        "num_validation": 20,
-        "model": {"width": 4, "depth": 1},
-    },
-    "training": {"num_steps": 6, "batch_size": 10, "threads": 1, "dtype": "float64"},
-    "attribution": {"num_queries": QUERIES, "basis": SIZE, "basis_checked": CHECKED},
-}
+TINY = tiny_attribution(
+    attribution={"num_queries": QUERIES, "basis": SIZE, "basis_checked": CHECKED}
+)
 
 
 def recipe_of(**changes):

@@ -29,18 +29,9 @@ from engine.recipes.files import load_recipe, validate_recipe
 from engine.recipes.replay import ReplaySettings
 from engine.recipes.training import Retraining
 from engine.reports.intervals import interval
+from tests.helpers.runs.tiny_attribution import tiny_attribution
 
-TINY = {
-    "kind": "attribution",
-    "name": "tiny",
-    "arguments": {
-        "num_train": 40,
-        "num_objective": 20,
-        "num_validation": 20,
-        "model": {"width": 4, "depth": 1},
-    },
-    "training": {"num_steps": 6, "batch_size": 10, "threads": 1, "dtype": "float64"},
-}
+TINY = tiny_attribution()
 
 
 def problem_of(**changes):
