@@ -8,6 +8,9 @@ import json
 import torch
 
 from engine.problems.built import build_problem
+from engine.problems.texts.model import build_language_model
+from engine.recipes.arguments.model import ModelSettings
+from engine.recipes.arguments.text import LanguageSettings
 from engine.recipes.descent import DescentRecipe
 from tests.helpers.machine.needs import needs
 
@@ -114,3 +117,15 @@ def tiny_problem(folder, arguments=None, **changes):
             with torch.no_grad():
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     return problem
+
+
+def build_pretrained(folder):
+    """Return the language model of a pretrained folder, as a recipe builds it."""
+    return build_language_model(
+        ModelSettings(name="transformers"),
+        LanguageSettings(pretrained=str(folder)),
+        vocabulary=3,
+        num_positions=4,
+        seed=0,
+        dtype=torch.float32,
+    )

@@ -6,14 +6,11 @@ import shutil
 import socket
 
 import pytest
-import torch
 
 from engine.errors import EngineError
-from engine.problems.texts.model import build_language_model
 from engine.problems.texts.pretrained_files import MOST_LAYERS
 from engine.problems.texts.tokens import pretrained_tokenizer
-from engine.recipes.arguments.model import ModelSettings
-from engine.recipes.arguments.text import LanguageSettings
+from tests.helpers.data.language import build_pretrained
 from tests.helpers.machine.needs import needs
 
 needs("transformers", "language models need the extra lm")
@@ -36,18 +33,6 @@ def folder(tmp_path):
     return path
 
 
-def build(folder):
-    """Read the model, as a recipe does."""
-    return build_language_model(
-        ModelSettings(name="transformers"),
-        LanguageSettings(pretrained=str(folder)),
-        vocabulary=3,
-        num_positions=4,
-        seed=0,
-        dtype=torch.float32,
-    )
-
-
 def write_index(folder, weights):
     """Say in an index that every weight is in one file."""
     import safetensors.torch as safetensors
@@ -61,13 +46,13 @@ def test_an_index_names_files_of_its_own_folder_alone(folder, tmp_path):
     """Another folder's weights were read in place of the model's, wherever they lay."""
     (folder / "model.safetensors").rename(folder / "weights.safetensors")
     write_index(folder, "weights.safetensors")
-    assert build(folder) is not None
+    assert build_pretrained(folder) is not None
     shutil.copy(folder / "weights.safetensors", tmp_path / "private.safetensors")
 
     for named in ("../private.safetensors", str(tmp_path / "private.safetensors"), "..", 3):
         write_index(folder, named)
         with pytest.raises(EngineError, match=r"index\.json names .*, no file of its folder"):
-            build(folder)
+            build_pretrained(folder)
 
 
 @pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": {}}}'])
@@ -76,7 +61,7 @@ def test_an_index_that_is_none_is_refused_in_one_message(folder, index):
     (folder / "model.safetensors.index.json").write_text(index)
 
     with pytest.raises(EngineError, match="its index of weights is none"):
-        build(folder)
+        build_pretrained(folder)
 
 
 @pytest.mark.timeout(60)
@@ -86,7 +71,7 @@ def test_a_file_without_an_end_is_not_read(folder, name):
     (folder / name).unlink()
     os.mkfifo(folder / name)
 
-    for read in (build, lambda path: pretrained_tokenizer(str(path))):
+    for read in (build_pretrained, lambda path: pretrained_tokenizer(str(path))):
         with pytest.raises(EngineError, match=rf"{name} is no regular file"):
             read(folder)
 
@@ -99,7 +84,7 @@ def test_layers_that_nobody_has_trained_are_not_made(folder, number):
     (folder / "config.json").write_text(json.dumps(config | {"n_layer": number}))
 
     with pytest.raises(EngineError, match=f"says n_layer={number}, and at most {MOST_LAYERS}"):
-        build(folder)
+        build_pretrained(folder)
 
 
 def test_layers_of_a_part_of_a_model_are_counted_too():
@@ -143,4 +128,4 @@ def test_an_adapter_asks_nobody_for_its_base(folder, monkeypatch):
         if gone is not None:
             (folder / gone).unlink()
         with pytest.raises(EngineError, match=r"no causal language model can be read"):
-            build(folder)
+            build_pretrained(folder)

@@ -10,7 +10,7 @@ from engine.problems.texts.model import build_language_model
 from engine.problems.texts.tokens import Tokenizer, encode, pretrained_tokenizer, train_tokenizer
 from engine.recipes.arguments.model import ModelSettings
 from engine.recipes.arguments.text import LanguageSettings
-from tests.helpers.data.language import PAIRS
+from tests.helpers.data.language import PAIRS, build_pretrained
 
 LETTERS = Tokenizer(lambda text: [ord(letter) for letter in text], 130, start=128, end=129)
 """A token for each letter, so that expected rows can be written down."""
@@ -77,9 +77,6 @@ def test_a_text_that_would_take_all_memory_is_refused(monkeypatch):
 def test_padding_changes_no_loss_and_no_logit_that_counts():
     """Splits are padded to the longest passage of all, so this must not depend on company."""
     from engine.models.losses import per_example_cross_entropy
-    from engine.problems.texts.model import build_language_model
-    from engine.recipes.arguments.model import ModelSettings
-    from engine.recipes.arguments.text import LanguageSettings
 
     model = build_language_model(
         ModelSettings(name="transformers", width=8, depth=2, heads=2),
@@ -180,11 +177,4 @@ def test_a_pretrained_model_without_some_of_its_weights_is_refused(pretrained):
 def build(folder):
     """Read tokenizer and model, as a recipe does."""
     pretrained_tokenizer(str(folder))
-    return build_language_model(
-        ModelSettings(name="transformers"),
-        LanguageSettings(pretrained=str(folder)),
-        vocabulary=3,
-        num_positions=4,
-        seed=0,
-        dtype=torch.float32,
-    )
+    return build_pretrained(folder)
