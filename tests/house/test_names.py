@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     *("README.md", "engine/README.md", "engine/DESIGN.md", "deployments/README.md"),
-    *sorted(str(each.relative_to(ROOT)) for each in (ROOT / "engine" / "docs").glob("*.md")),
+    *sorted(str(each.relative_to(ROOT)) for each in (ROOT / "engine" / "docs").glob("**/*.md")),
 ]
 """The change log may name what is gone, and records say what was run at their time."""
 FOLDERS = ("engine", "tasks", "flows", "tests", "deployments")
@@ -129,15 +129,35 @@ def test_every_folder_of_the_engine_has_a_row():
 
 def test_every_decision_is_found_by_its_topic():
     """The index is how somebody finds one of so many; what it lacks is read by nobody."""
-    text = (ROOT / "engine" / "DESIGN.md").read_text()
-    numbers = [int(number) for number in re.findall(r"^## (\d+)\. ", text, re.MULTILINE)]
-    rows = re.findall(r"^\| .* \| ([\d, to]+) \|$", text.split("\n## ")[0], re.MULTILINE)
+    folder = ROOT / "engine" / "docs" / "decisions"
+    listed = re.findall(
+        r"^- \[(\d+)\]\(docs/decisions/(\w+\.md)#([\w-]+)\) (.*?)(?: \*\(.*\)\*)?$",
+        (ROOT / "engine" / "DESIGN.md").read_text(),
+        re.MULTILINE,
+    )
 
-    indexed = {
-        number
-        for first, last in re.findall(r"(\d+)(?: to (\d+))?", ", ".join(rows))
-        for number in range(int(first), int(last or first) + 1)
-    }
+    decided = []
+    for path in sorted(folder.glob("*.md")):
+        found = re.findall(r"^## ((\d+)\. (.*))$", path.read_text(), re.MULTILINE)
+        decided += [(n, path.name, anchor(heading), title) for heading, n, title in found]
+        assert [int(n) for _, n, _ in found] == sorted(int(n) for _, n, _ in found), path.name
 
-    assert sorted(set(numbers) - indexed) == []
-    assert len(numbers) == len(set(numbers))
+    assert sorted(decided) == sorted(listed)
+    assert len({number for number, *_ in listed}) == len(listed)
+
+
+def anchor(heading):
+    """Return the fragment that GitHub gives a heading."""
+    return re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-"))
+
+
+def test_a_decision_that_was_replaced_says_so_in_the_index():
+    """Whoever reads only the list must not take an old decision for what holds."""
+    index = (ROOT / "engine" / "DESIGN.md").read_text()
+    for path in sorted((ROOT / "engine" / "docs" / "decisions").glob("*.md")):
+        for number, head in re.findall(
+            r"^## (\d+)\. .*\n\n\*(.*replaced.*)\*$", path.read_text(), re.M
+        ):
+            line = next(each for each in index.splitlines() if each.startswith(f"- [{number}]"))
+            later = re.findall(r"by (\d+)", head)[0]
+            assert f"replaced by {later})*" in line, number
