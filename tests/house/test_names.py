@@ -156,7 +156,7 @@ def test_a_decision_that_was_replaced_says_so_in_the_index():
     index = (ROOT / "engine" / "DESIGN.md").read_text()
     for path in sorted((ROOT / "engine" / "docs" / "decisions").glob("*.md")):
         for number, head in re.findall(
-            r"^## (\d+)\. .*\n\n\*(.*replaced.*)\*$", path.read_text(), re.M
+            r"^## (\d+)\. .*\n\n\*(.*[Rr]eplaced.*)\*$", path.read_text(), re.M
         ):
             line = next(each for each in index.splitlines() if each.startswith(f"- [{number}]"))
             later = re.findall(r"by (\d+)", head)[0]
