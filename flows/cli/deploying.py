@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from engine.errors import ConfigurationError
 from engine.recipes.files import list_recipes, load_recipe
 from engine.secret_urls import refuse_secrets
+from flows.cli.options import PoolOptions
 from flows.cli.server.local_server import connected
 from flows.cli.server.surroundings import prefect_settings
 from flows.cli.server.working_folder import left_out
@@ -31,32 +32,19 @@ class DeployRequest(NamedTuple):
         names: Recipes by name or path, and flows that have no recipe of their own.
         changes: Assignments ``dotted.key=value`` to each recipe.
         seeds: One run for each of these training seeds.
-        folder: Where workers have the files of a user's own problem.
     """
 
     names: Sequence[str]
     changes: Sequence[str] = ()
     seeds: Sequence[int] | None = None
-    folder: str | None = None
 
 
-def deploy(
-    request: DeployRequest,
-    pool: str,
-    store: str,
-    image: str | None,
-    suffix: str,
-    *,
-    as_json: bool = False,
-) -> None:
+def deploy(request: DeployRequest, where: PoolOptions, *, as_json: bool = False) -> None:
     """Make the deployments of a request, and say what they are called and what they need.
 
     Args:
         request: What to deploy.
-        pool: Name of the work pool, which has to be there.
-        store: Where the runs keep checkpoints, results and reports.
-        image: Image of the jobs, for a pool that runs containers.
-        suffix: Ends the names.
+        where: The work pool, which must exist, and what its jobs find there.
         as_json: End with one JSON object; all else goes to standard error.
 
     Raises:
@@ -69,26 +57,22 @@ def deploy(
             "and set it as deployments/README.md, section 1, says."
             + (f" {not_obeyed}" if (not_obeyed := left_out()) else "")
         )
+    refuse_secrets("--folder", where.folder or "", is_place=True)
     check(request)  # what can be refused is, before Prefect's client and torch are loaded
     with connected(None):
         from prefect.client.orchestration import get_client
 
         with get_client(sync_client=True) as client:
-            deployments = put(request, pool, store, image, suffix, client)
-    for line in _told(deployments, pool):
+            deployments = put(request, where, client)
+    for line in _told(deployments, where.pool):
         tell(line, err=as_json)
     if as_json:
         made = [each.full_name for each in deployments]
-        say(json.dumps({"pool": pool, "store": store, "deployments": made}))
+        say(json.dumps({"pool": where.pool, "store": where.store, "deployments": made}))
 
 
 def put(
-    request: DeployRequest,
-    pool: str,
-    store: str,
-    image: str | None,
-    suffix: str,
-    client: "SyncPrefectClient",
+    request: DeployRequest, where: PoolOptions, client: "SyncPrefectClient"
 ) -> "list[RunnerDeployment]":
     """Put the deployments of a checked request into a server.
 
@@ -97,8 +81,9 @@ def put(
     """
     from flows.deploying import Target, apply
 
-    target = Target.of(_read_pool(client, pool), store, image, suffix)
-    deployments = [_made(name, request, target) for name in request.names]
+    pool = _read_pool(client, where.pool)
+    target = Target.of(pool, where.store, where.image, where.suffix)
+    deployments = [_made(name, request, target, where.folder) for name in request.names]
     apply(deployments, client)
     return deployments
 
@@ -119,7 +104,6 @@ def check(request: DeployRequest) -> None:
             "Nothing is named that could be deployed. Name recipes, by name or by path of a YAML "
             f"file, or {', '.join(WITHOUT_RECIPE)}; or use --all for everything that ships."
         )
-    refuse_secrets("--folder", request.folder or "", is_place=True)
     for name in request.names:
         if name not in WITHOUT_RECIPE:
             load_recipe(name, list(request.changes))
@@ -138,13 +122,15 @@ def _read_pool(client: "SyncPrefectClient", name: str) -> "WorkPool":
         ) from None
 
 
-def _made(name: str, request: DeployRequest, target: "Target") -> "RunnerDeployment":
+def _made(
+    name: str, request: DeployRequest, target: "Target", folder: str | None
+) -> "RunnerDeployment":
     from flows.deploying import deployment_alone, recipe_deployment
 
     if name in WITHOUT_RECIPE:
         files = [each for each in request.names if each not in shipped()]
         return deployment_alone(name, target, files)
-    return recipe_deployment(name, target, request.changes, request.seeds, request.folder)
+    return recipe_deployment(name, target, request.changes, request.seeds, folder)
 
 
 def _told(deployments: "list[RunnerDeployment]", pool: str) -> list[str]:

@@ -25,6 +25,7 @@ from engine.secret_urls import without_login
 from engine.storage.location import absolute
 from engine.storage.readable import check_readable
 from flows.cli.deploying import DeployRequest, check, put
+from flows.cli.options import PoolOptions
 from flows.cli.server.at_work import (
     Served,
     announce,
@@ -180,7 +181,7 @@ def _deploy(request: DeployRequest, store: str, *, is_own: bool) -> "UUID":
         if is_own and is_alone():
             for name in close_lost(client):
                 tell(f"Run {name} was left behind by an earlier mgd ui; Retry lets it go on.")
-        made = put(request, POOL, store, None, "", client)
+        made = put(request, PoolOptions(pool=POOL, store=store), client)
         for each in made:
             say(f"Deployed: {each.full_name}")
         return client.read_deployment_by_name(made[0].full_name).id

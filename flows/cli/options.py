@@ -1,5 +1,12 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options that several commands have, each declared once.
 
+An option group is a frozen dataclass of options that belong together. A command takes the group as
+one parameter, and ``flows.cli.commands.declaring.command`` shows its fields as options of the
+command. Code below the commands takes the group whole, so that an option which is added to a group
+passes through no parameter list.
+"""
+
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -41,6 +48,10 @@ ChangesOption = Annotated[
         callback=each_once,
     ),
 ]
+SeedsOption = Annotated[
+    str | None,
+    typer.Option("--seeds", help="One run for each of these training seeds, e.g. 0,1,2."),
+]
 StoreOption = Annotated[
     str,
     typer.Option(
@@ -48,17 +59,6 @@ StoreOption = Annotated[
         envvar="MGD_STORE",
         help="Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.",
     ),
-]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks and all log lines.")]
-SecondsOption = Annotated[
-    float | None,
-    typer.Option(
-        "--max-seconds", help="Stop after so much computing time; sets budget.max_seconds."
-    ),
-]
-BytesOption = Annotated[
-    int | None,
-    typer.Option("--max-bytes", help="Stop when its stages take so much; sets budget.max_bytes."),
 ]
 TrustOption = Annotated[
     bool,
@@ -69,35 +69,132 @@ TrustOption = Annotated[
         "started on this machine, or that ships.",
     ),
 ]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Show only warnings, and what came of it.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
-AgeOption = Annotated[
-    str | None,
-    typer.Option(help="Free runs that wrote nothing for so long: 90s, 30m, 12h, 7d, 2w."),
-]
-IntermediateOption = Annotated[
-    bool,
-    typer.Option(
-        "--intermediate", help="Free what finished runs keep only to be repeated or continued."
-    ),
-]
-KeepOption = Annotated[
-    int | None, typer.Option(help="Free all but so many runs, those active last.")
-]
-RunsOption = Annotated[
-    list[str] | None,
-    typer.Option("--run", help="Free this run. May be repeated.", autocompletion=complete_run),
-]
-GraceOption = Annotated[
-    str, typer.Option(help="What wrote something within this time is left alone.")
-]
-LogOption = Annotated[
-    str | None,
-    typer.Option(
-        "--log-to",
-        help="Send the run, after each outer step and at its end, to tensorboard:DIR, mlflow:URI, "
-        "wandb:PROJECT or trackio:PROJECT.",
-    ),
-]
+
+DEFAULT_STORE = "mgd-store"
+"""Where runs keep what they make if neither ``--store`` nor ``MGD_STORE`` names a place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionGroup:
+    """Options that belong together; a field is an option, and its default is the option's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorOptions(OptionGroup):
+    """How a command shows errors. Every command has these."""
+
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and all log lines.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions(ErrorOptions):
+    """How a command that returns a result shows it."""
+
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions(ResultOptions):
+    """How a command that works for a while shows its progress and its result."""
+
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show only warnings, and what came of it.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(OptionGroup):
+    """Where a run keeps what it makes, what it may spend, and where its curves are sent."""
+
+    store: StoreOption = DEFAULT_STORE
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--max-seconds", help="Stop after so much computing time; sets budget.max_seconds."
+        ),
+    ] = None
+    max_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--max-bytes", help="Stop when its stages take so much; sets budget.max_bytes."
+        ),
+    ] = None
+    log_to: Annotated[
+        str | None,
+        typer.Option(
+            "--log-to",
+            help="Send the run, after each outer step and at its end, to tensorboard:DIR, "
+            "mlflow:URI, wandb:PROJECT or trackio:PROJECT.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionOptions(OptionGroup):
+    """How the smoothness of a training is measured; None leaves it to the recipe."""
+
+    directions: Annotated[
+        int | None, typer.Option(help="Random directions; two trainings each.")
+    ] = None
+    step: Annotated[float | None, typer.Option(help="h: how far z is moved.")] = None
+    by: Annotated[
+        str | None, typer.Option(help="Kind of direction: example, group or coordinate.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions(OptionGroup):
+    """Where deployments go, and what their jobs find there."""
+
+    pool: Annotated[str, typer.Option("--pool", help="Work pool whose workers run it.")]
+    store: StoreOption = DEFAULT_STORE
+    image: Annotated[
+        str | None,
+        typer.Option(
+            "--image", envvar="MGD_IMAGE", help="Image of the containers that the pool starts."
+        ),
+    ] = None
+    folder: Annotated[
+        str | None,
+        typer.Option(
+            "--folder", help="Folder in which workers have your files, if not in the same as here."
+        ),
+    ] = None
+    suffix: Annotated[
+        str,
+        typer.Option(
+            "--suffix",
+            help="Added to the name of each deployment (with gpu: digits-selection-gpu), so that "
+            "those of another pool stay beside it.",
+        ),
+    ] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanOptions(OptionGroup):
+    """Which runs are freed, and what is left alone."""
+
+    older_than: Annotated[
+        str | None,
+        typer.Option(help="Free runs that wrote nothing for so long: 90s, 30m, 12h, 7d, 2w."),
+    ] = None
+    keep: Annotated[
+        int | None, typer.Option(help="Free all but so many runs, those active last.")
+    ] = None
+    run: Annotated[
+        list[str] | None,
+        typer.Option("--run", help="Free this run. May be repeated.", autocompletion=complete_run),
+    ] = None
+    intermediate: Annotated[
+        bool,
+        typer.Option(
+            "--intermediate", help="Free what finished runs keep only to be repeated or continued."
+        ),
+    ] = False
+    grace: Annotated[
+        str, typer.Option(help="What wrote something within this time is left alone.")
+    ] = "1d"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.progress.displays import LINES
 from engine.progress.meter import doing
+from flows.cli.options import OutputOptions, RunOptions
 from flows.cli.server.surroundings import loaded, loading, prefect_settings
 from flows.cli.terminal.screen import same_place, say, tell
 from flows.cli.terminal.signals import goes_on
@@ -27,29 +28,24 @@ if TYPE_CHECKING:
 _FLOWS = Path(__file__).parents[1]
 
 
-def run_recipe(  # noqa: PLR0913 (the options of one command)
+def run_recipe(
     load: "Callable[[], Recipe]",
-    store: str,
-    seeds: str | None,
-    *,
-    as_json: bool,
-    debug: bool,
-    quiet: bool = False,
-    log_to: str | None = None,
+    options: RunOptions,
+    output: OutputOptions,
+    seeds: str | None = None,
 ) -> None:
-    """Run the recipe that ``load`` finds; print lines, or one JSON object.
+    """Run the recipe that ``load`` returns, and print lines about the result, or one JSON object.
 
     Args:
-        load: Returns the recipe.
-        store: Path or fsspec URL.
-        seeds: Training seeds, comma-separated; one run for each.
-        as_json: End with the object on stdout; all else goes to stderr.
-        debug: Show all log lines.
-        quiet: Show warnings, and what came of it.
-        log_to: Tracker that the runs are sent to, after each outer step and at their end.
+        load: Returns the recipe. It is called once, when a wait is shown already.
+        options: Store and tracker of the run; its budget is part of the recipe by now.
+        output: What is shown. With ``as_json``, all but the object goes to standard error.
+        seeds: Training seeds, comma-separated, for one run each.
     """
-    sender = None if log_to is None else _sender(log_to)  # refused before anything is trained
-    prepare_process(debug)
+    as_json, quiet = output.as_json, output.quiet
+    # A tracker that does not exist is refused before anything is trained.
+    sender = None if options.log_to is None else _sender(options.log_to)
+    prepare_process(output.debug)
     with watched(quiet=quiet) as said, loading():
         with doing("reading the recipe"):
             from engine.recipes.files import read_seeds
@@ -57,12 +53,12 @@ def run_recipe(  # noqa: PLR0913 (the options of one command)
             recipe, chosen = load(), None if seeds is None else read_seeds(seeds)
             from engine.storage.location import absolute
 
-            place = absolute(store)
+            place = absolute(options.store)
             from engine.storage.readable import check_readable
 
             check_readable(place)  # with short patience, before anybody waits for it
         found = _repeated(recipe, place) if chosen is None else None
-        records = [found] if found else _records(recipe, place, chosen, sender, debug)
+        records = [found] if found else _records(recipe, place, chosen, sender, output.debug)
     # With nothing between them, a warning of the way and the same one of the result are one.
     told = said if quiet and (as_json or same_place()) else set[str]()
     contents = []

@@ -4,22 +4,19 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.commands.declaring import command
 from flows.cli.completing import complete_run
 from flows.cli.options import (
-    AgeOption,
-    DebugOption,
-    GraceOption,
-    IntermediateOption,
-    JsonOption,
-    KeepOption,
+    DEFAULT_STORE,
+    CleanOptions,
+    ResultOptions,
     RunArgument,
-    RunsOption,
     StoreOption,
     TrustOption,
 )
-from flows.cli.terminal.one_message import one_message
 
 
+@command
 def show(
     run: Annotated[
         str | None,
@@ -28,25 +25,25 @@ def show(
             autocompletion=complete_run,
         ),
     ] = None,
-    store: StoreOption = "mgd-store",
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
+    store: StoreOption = DEFAULT_STORE,
+    *,
+    output: ResultOptions,
 ) -> None:
     """Show a run: its iterates, its stages and what they took, and how to go on."""
-    with one_message(debug):
-        from engine.storage.location import absolute, store_errors
-        from engine.storage.readable import check_readable
-        from flows.cli import showing
+    from engine.storage.location import absolute, store_errors
+    from engine.storage.readable import check_readable
+    from flows.cli import showing
 
-        place = absolute(store)
-        check_readable(place)
-        with store_errors(place):
-            if run is None:
-                showing.show_runs(place, as_json=as_json)
-            else:
-                showing.show_run(place, run, as_json=as_json)
+    place = absolute(store)
+    check_readable(place)
+    with store_errors(place):
+        if run is None:
+            showing.show_runs(place, as_json=output.as_json)
+        else:
+            showing.show_run(place, run, as_json=output.as_json)
 
 
+@command
 def compare(
     runs: Annotated[
         list[str],
@@ -56,81 +53,76 @@ def compare(
             autocompletion=complete_run,
         ),
     ],
-    store: StoreOption = "mgd-store",
+    store: StoreOption = DEFAULT_STORE,
     page: Annotated[
         str | None,
         typer.Option("--page", help="File for the page; mgd-compare.html here by default."),
     ] = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    output: ResultOptions,
 ) -> None:
     """Show runs side by side: what differs, what came of each, and a page with their curves."""
-    with one_message(debug):
-        from flows.cli import comparing
+    from flows.cli import comparing
 
-        comparing.compare(runs, store, page, as_json=as_json)
+    comparing.compare(runs, store, page, as_json=output.as_json)
 
 
+@command
 def send(
     run: RunArgument,
     to: Annotated[
         str,
         typer.Option("--to", help="tensorboard:DIR, mlflow:URI, wandb:PROJECT or trackio:PROJECT."),
     ],
-    store: StoreOption = "mgd-store",
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
+    store: StoreOption = DEFAULT_STORE,
+    *,
+    output: ResultOptions,
 ) -> None:
     """Send settings, curves and numbers of a run, finished or not, to a tracker."""
-    with one_message(debug):
-        from engine.applications.trackers import check_target
+    from engine.applications.trackers import check_target
 
-        check_target(to)
-        from flows.cli import sending
+    check_target(to)
+    from flows.cli import sending
 
-        sending.send(run, to, store, as_json=as_json)
+    sending.send(run, to, store, as_json=output.as_json)
 
 
+@command
 def open_report(
     run: RunArgument,
-    store: StoreOption = "mgd-store",
-    debug: DebugOption = False,
+    store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Open the report of a run in the browser."""
-    with one_message(debug):
-        from flows.cli import opening
+    from flows.cli import opening
 
-        opening.open_report(run, store)
+    opening.open_report(run, store)
 
 
-def export(  # noqa: PLR0913 (the options of one command)
+@command
+def export(
     run: RunArgument,
     file: Annotated[str, typer.Argument(help="Where to write: *.safetensors or *.pt.")],
     step: Annotated[
         int | None, typer.Option("--step", help="Outer step; the chosen one by default.", min=0)
     ] = None,
-    store: StoreOption = "mgd-store",
+    store: StoreOption = DEFAULT_STORE,
     trusted: TrustOption = False,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    output: ResultOptions,
 ) -> None:
     """Write the trained model of a run into a file that torch reads without this project."""
-    with one_message(debug):
-        from flows.cli import exporting
+    from flows.cli import exporting
 
-        exporting.export(run, file, store, step, trusted=trusted, as_json=as_json)
+    exporting.export(run, file, store, step, trusted=trusted, as_json=output.as_json)
 
 
-def clean(  # noqa: PLR0913 (the options of one command)
-    store: StoreOption = "mgd-store",
-    older_than: AgeOption = None,
-    keep: KeepOption = None,
-    run: RunsOption = None,
-    intermediate: IntermediateOption = False,
-    grace: GraceOption = "1d",
+@command
+def clean(
+    store: StoreOption = DEFAULT_STORE,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it nothing is.")] = False,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    freed: CleanOptions,
+    output: ResultOptions,
 ) -> None:
     """Say what no run needs, and free it with --yes.
 
@@ -138,27 +130,26 @@ def clean(  # noqa: PLR0913 (the options of one command)
 
     What no run refers to goes always. A run at work, and what another run uses, stay.
     """
-    with one_message(debug):
-        from engine.recipes.files import validated
-        from engine.reports.units import parse_duration
-        from engine.runs.clean_plan import CleanRules
-        from engine.runs.cleaning import plan_clean
-        from engine.runs.freeing import carry_out
-        from engine.storage.location import absolute, store_errors
-        from engine.storage.readable import check_readable
-        from flows.cli import showing
+    from engine.recipes.files import validated
+    from engine.reports.units import parse_duration
+    from engine.runs.clean_plan import CleanRules
+    from engine.runs.cleaning import plan_clean
+    from engine.runs.freeing import carry_out
+    from engine.storage.location import absolute, store_errors
+    from engine.storage.readable import check_readable
+    from flows.cli import showing
 
-        rules = validated(
-            CleanRules,
-            older_than_seconds=None if older_than is None else parse_duration(older_than),
-            keep=keep,
-            runs=run or [],
-            intermediate=intermediate,
-            grace_seconds=parse_duration(grace),
-        )
-        place = absolute(store)
-        check_readable(place)
-        with store_errors(place):
-            plan = plan_clean(place, rules)
-            report = carry_out(plan) if yes else plan.report
-        showing.show_clean(report, as_json=as_json)
+    rules = validated(
+        CleanRules,
+        older_than_seconds=None if freed.older_than is None else parse_duration(freed.older_than),
+        keep=freed.keep,
+        runs=freed.run or [],
+        intermediate=freed.intermediate,
+        grace_seconds=parse_duration(freed.grace),
+    )
+    place = absolute(store)
+    check_readable(place)
+    with store_errors(place):
+        plan = plan_clean(place, rules)
+        report = carry_out(plan) if yes else plan.report
+    showing.show_clean(report, as_json=output.as_json)

@@ -5,90 +5,89 @@ from typing import Annotated
 import typer
 
 from engine.progress.meter import doing
+from flows.cli.commands.declaring import command
 from flows.cli.options import (
+    DEFAULT_STORE,
     ChangesOption,
-    DebugOption,
-    JsonOption,
-    QuietOption,
+    OutputOptions,
     RecipeArgument,
     RunArgument,
     StoreOption,
     TrustOption,
 )
-from flows.cli.terminal.one_message import UNTRUSTWORTHY, one_message
+from flows.cli.terminal.one_message import UNTRUSTWORTHY
 
 
+@command
 def check(
     recipe: RecipeArgument = "digits-selection",
     changes: ChangesOption = None,
-    store: StoreOption = "mgd-store",
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    store: StoreOption = DEFAULT_STORE,
+    *,
+    output: OutputOptions,
 ) -> None:
     """Say whether the metagradient of a recipe may be trusted; tries short twins of its run."""
-    with one_message(debug):
-        from engine.recipes.files import load_recipe
+    from engine.recipes.files import load_recipe
 
-        chosen = load_recipe(recipe, changes)  # refused before torch is loaded
-        from flows.cli.terminal.watching import seen_at_work
+    chosen = load_recipe(recipe, changes)  # refused before torch is loaded
+    from flows.cli.terminal.watching import seen_at_work
 
-        with seen_at_work(quiet=quiet), doing("loading torch"):
-            from flows.cli import checking
+    with seen_at_work(quiet=output.quiet), doing("loading torch"):
+        from flows.cli import checking
 
-        if checking.check(chosen, store, as_json=as_json, quiet=quiet):
-            raise typer.Exit(UNTRUSTWORTHY)
+    if checking.check(chosen, store, as_json=output.as_json, quiet=output.quiet):
+        raise typer.Exit(UNTRUSTWORTHY)
 
 
-def verify(  # noqa: PLR0913 (the options of one command)
+@command
+def verify(
     run: RunArgument,
     seed: Annotated[
         int | None, typer.Option(help="Chooses what is made again; drawn by default.")
     ] = None,
-    store: StoreOption = "mgd-store",
+    store: StoreOption = DEFAULT_STORE,
     trusted: TrustOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    *,
+    output: OutputOptions,
 ) -> None:
     """Make a random segment and a difference of a finished run again, and keep a certificate."""
-    with one_message(debug):
-        from flows.cli.terminal.watching import seen_at_work
+    from flows.cli.terminal.watching import seen_at_work
 
-        with seen_at_work(quiet=quiet), doing("loading torch"):
-            from flows.cli import checking
+    with seen_at_work(quiet=output.quiet), doing("loading torch"):
+        from flows.cli import checking
 
-        if checking.verify(run, store, seed, trusted=trusted, as_json=as_json, quiet=quiet):
-            raise typer.Exit(UNTRUSTWORTHY)
+    if checking.verify(
+        run, store, seed, trusted=trusted, as_json=output.as_json, quiet=output.quiet
+    ):
+        raise typer.Exit(UNTRUSTWORTHY)
 
 
-def plan(  # noqa: PLR0913 (the options of one command)
+@command
+def plan(
     recipe: RecipeArgument = "digits-selection",
     changes: ChangesOption = None,
-    store: StoreOption = "mgd-store",
+    store: StoreOption = DEFAULT_STORE,
     price: Annotated[
         float | None,
         typer.Option("--price", help="Price of an hour of the device, in any currency.", min=0),
     ] = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    *,
+    output: OutputOptions,
 ) -> None:
     """Measure a step for a few seconds and say which schedule is fastest, and what a run costs."""
-    with one_message(debug):
-        from engine.recipes.files import load_recipe
+    from engine.recipes.files import load_recipe
 
-        chosen = load_recipe(recipe, changes)  # refused before torch is loaded
-        from flows.cli.terminal.watching import seen_at_work
+    chosen = load_recipe(recipe, changes)  # refused before torch is loaded
+    from flows.cli.terminal.watching import seen_at_work
 
-        with seen_at_work(quiet=quiet):
-            with doing("loading torch"):
-                from engine.applications.kinds import plan_recipe
-                from engine.numerics.process import prepare_cpu
-                from engine.storage.location import absolute, check_writable
-                from flows.cli import showing
-            prepare_cpu(chosen.descent.training.threads)
-            check_writable(absolute(store))
-            with doing("measuring what a step costs"):
-                found = plan_recipe(chosen, absolute(store), price)
-        showing.show_plan(found, chosen.descent.replay, as_json=as_json, quiet=quiet)
+    with seen_at_work(quiet=output.quiet):
+        with doing("loading torch"):
+            from engine.applications.kinds import plan_recipe
+            from engine.numerics.process import prepare_cpu
+            from engine.storage.location import absolute, check_writable
+            from flows.cli import showing
+        prepare_cpu(chosen.descent.training.threads)
+        check_writable(absolute(store))
+        with doing("measuring what a step costs"):
+            found = plan_recipe(chosen, absolute(store), price)
+    showing.show_plan(found, chosen.descent.replay, as_json=output.as_json, quiet=output.quiet)

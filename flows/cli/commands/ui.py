@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.commands.declaring import command
 from flows.cli.completing import complete_recipe
-from flows.cli.options import DebugOption, StoreOption
-from flows.cli.terminal.one_message import one_message
+from flows.cli.options import DEFAULT_STORE, ErrorOptions, StoreOption
 
 
+@command
 def ui(
     names: Annotated[
         list[str] | None,
@@ -19,7 +20,7 @@ def ui(
             autocompletion=complete_recipe,
         ),
     ] = None,
-    store: StoreOption = "mgd-store",
+    store: StoreOption = DEFAULT_STORE,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open one at the first form.")
     ] = True,
@@ -30,20 +31,20 @@ def ui(
     stop: Annotated[
         bool, typer.Option("--stop", help="End every mgd ui of yours on this machine.")
     ] = False,
-    debug: DebugOption = False,
+    *,
+    output: ErrorOptions,
 ) -> None:
     """Start Prefect's UI for yourself: server, worker and deployments; Ctrl-C ends them all."""
-    with one_message(debug):
-        if stop:
-            from flows.cli import one_person
+    if stop:
+        from flows.cli import one_person
 
-            one_person.stop()
-            return
-        from engine.recipes.files import DEFAULT_RECIPE
-        from flows.cli.deploying import WITHOUT_RECIPE
-        from flows.cli.one_person import serve
-        from flows.cli.terminal.watching import prepare_process
+        one_person.stop()
+        return
+    from engine.recipes.files import DEFAULT_RECIPE
+    from flows.cli.deploying import WITHOUT_RECIPE
+    from flows.cli.one_person import serve
+    from flows.cli.terminal.watching import prepare_process
 
-        prepare_process(debug)
-        wanted = names or [DEFAULT_RECIPE, *WITHOUT_RECIPE]
-        serve(wanted, store, start=start, browser=browser, debug=debug)
+    prepare_process(output.debug)
+    wanted = names or [DEFAULT_RECIPE, *WITHOUT_RECIPE]
+    serve(wanted, store, start=start, browser=browser, debug=output.debug)
