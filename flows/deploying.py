@@ -71,7 +71,7 @@ _SMALL: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Target:
+class DeployTarget:
     """Where deployments go: a work pool, the store of their runs, and the image of their jobs.
 
     Attributes:
@@ -89,7 +89,7 @@ class Target:
     suffix: str = ""
 
     @classmethod
-    def of(cls, pool: WorkPool, store: str, image: str | None, suffix: str = "") -> "Target":
+    def of(cls, pool: WorkPool, store: str, image: str | None, suffix: str = "") -> "DeployTarget":
         """Check store and image by the template of a pool.
 
         Raises:
@@ -137,7 +137,7 @@ class Target:
 
 def recipe_deployment(
     recipe: str,
-    target: Target,
+    target: DeployTarget,
     changes: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
     folder: str | None = None,
@@ -187,7 +187,9 @@ def recipe_deployment(
     )
 
 
-def deployment_alone(name: str, target: Target, files: Sequence[str] = ()) -> RunnerDeployment:
+def deployment_alone(
+    name: str, target: DeployTarget, files: Sequence[str] = ()
+) -> RunnerDeployment:
     """Return the deployment of a flow that has no recipe of its own.
 
     Args:
@@ -216,7 +218,7 @@ def deployment_alone(name: str, target: Target, files: Sequence[str] = ()) -> Ru
     )
 
 
-def housekeeping_deployment(name: str, target: Target) -> RunnerDeployment:
+def housekeeping_deployment(name: str, target: DeployTarget) -> RunnerDeployment:
     """Return the deployment of a flow of house-keeping.
 
     Started by hand it only says what it would do; its schedule, once it is switched on, does it.
@@ -245,7 +247,7 @@ def housekeeping_deployment(name: str, target: Target) -> RunnerDeployment:
 def _deployment(  # noqa: PLR0913 (what a deployment is made of)
     flow: Flow[..., Any],
     name: str,
-    target: Target,
+    target: DeployTarget,
     parameters: dict[str, Any],
     asked: ParameterSchema,
     description: str,
@@ -321,7 +323,7 @@ def cost(recipe: Recipe) -> str:
 
 
 def _content(
-    recipe: str, target: Target, changes: list[str], folder: str | None
+    recipe: str, target: DeployTarget, changes: list[str], folder: str | None
 ) -> tuple[dict[str, Any], Recipe]:
     """Return what a recipe says, as parameters, and the recipe with its defaults."""
     named = {change.partition("=")[0].strip() for change in changes}

@@ -106,7 +106,7 @@ def _four_axes(tensor: Tensor, lead: torch.Size) -> Tensor:
     return tensor.reshape(-1, heads, *tensor.shape[-2:])
 
 
-def fused(  # noqa: PLR0913 (what ``Options`` holds, which a compiler takes one by one)
+def fused(  # noqa: PLR0913 (what ``AttentionOptions`` holds, which a compiler takes one by one)
     query: Tensor,
     key: Tensor,
     value: Tensor,

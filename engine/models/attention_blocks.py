@@ -35,7 +35,7 @@ caches hold, on a GPU enough for all of its processors."""
 _Optional = Tensor | None
 
 
-class Options(NamedTuple):
+class AttentionOptions(NamedTuple):
     """How an attention reads.
 
     Attributes:
@@ -55,7 +55,7 @@ class Options(NamedTuple):
 
 
 def forward_pass(
-    query: Tensor, key: Tensor, value: Tensor, options: Options
+    query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
 ) -> tuple[Tensor, Tensor]:
     """Return what the rows read, and the logarithm of the sum of each row's exponentials.
 
@@ -91,7 +91,7 @@ class Passed(NamedTuple):
     value: Tensor
     out: Tensor
     sums: Tensor
-    options: Options
+    options: AttentionOptions
 
 
 def pull(cotangent: Tensor, passed: Passed) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,7 +228,9 @@ class _Matrix:
         return lambda block: block.mul_(shares)
 
 
-def _blocked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+def _blocked(
+    query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
+) -> tuple[Tensor, Tensor]:
     """Return what ``forward_pass`` does, where torch has no fused kernel."""
     sums = query.new_zeros(query.shape[:-1])
     matrix = _Matrix(Passed(query, key, value, query, sums, options))

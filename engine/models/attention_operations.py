@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.models import attention_blocks as passes
-from engine.models.attention_blocks import Options, Passed
+from engine.models.attention_blocks import AttentionOptions, Passed
 
 NAMESPACE = "metagradient_descent"
 
@@ -25,7 +25,9 @@ def forward_pass(  # noqa: PLR0913 (an operation takes no tuple)
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
     """Return what ``engine.models.attention_blocks.forward_pass`` does."""
-    return passes.forward_pass(query, key, value, Options(mask, kept, is_causal, scale, dropout))
+    return passes.forward_pass(
+        query, key, value, AttentionOptions(mask, kept, is_causal, scale, dropout)
+    )
 
 
 @forward_pass.register_fake
@@ -48,7 +50,7 @@ def pull(  # noqa: PLR0913 (an operation takes no tuple)
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what ``engine.models.attention_blocks.pull`` does."""
-    options = Options(mask, kept, is_causal, scale, dropout)
+    options = AttentionOptions(mask, kept, is_causal, scale, dropout)
     passed = Passed(query, key, value, out, sums, options)
     return passes.pull(cotangent, passed)
 
@@ -78,7 +80,7 @@ def second_pull(  # noqa: PLR0913 (an operation takes no tuple)
     ddv: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return what ``engine.models.attention_blocks.second_pull`` does."""
-    options = Options(mask, kept, is_causal, scale, dropout)
+    options = AttentionOptions(mask, kept, is_causal, scale, dropout)
     passed = Passed(query, key, value, out, sums, options)
     return passes.second_pull(cotangent, passed, ddq, ddk, ddv)
 

@@ -27,7 +27,7 @@ _CAPS = ("replay.max_device_bytes", "replay.max_host_bytes", "replay.max_store_b
 
 
 @dataclass(frozen=True)
-class Setting:
+class MeasuredRun:
     """A run whose steps were measured.
 
     Attributes:
@@ -71,28 +71,28 @@ class Setting:
         )
 
 
-def forecast(setting: Setting, replay: ReplaySettings) -> Alternative:
+def forecast(measured: MeasuredRun, replay: ReplaySettings) -> Alternative:
     """Count what a run costs with a schedule, a segment length and an unroll.
 
     Bytes written are exact for a run on local workers that starts from nothing; with replays ahead,
     their trajectories come and go besides.
 
     Args:
-        setting: The run.
+        measured: The run.
         replay: Its settings of the replay, with a schedule that is not auto.
     """
-    recipe, routine, costs = setting.recipe, setting.problem.routine, setting.costs
+    recipe, routine, costs = measured.recipe, measured.problem.routine, measured.costs
     maker, length = schedule_maker(replay), replay.steps_per_segment
-    parts = setting.parts(length)
-    found = sweep_cost(maker, [p.stop - p.start for p in setting.reversed_parts(length)], costs)
+    parts = measured.parts(length)
+    found = sweep_cost(maker, [p.stop - p.start for p in measured.reversed_parts(length)], costs)
     io = costs.saved + costs.loaded + STAGE_SECONDS
     train = routine.num_steps * costs.plain + len(parts) * io
-    evaluate = setting.evaluation + STAGE_SECONDS
+    evaluate = measured.evaluation + STAGE_SECONDS
     reverse = (
-        found.seconds + costs.injected + len(setting.reversed_parts(length)) * (io + costs.loaded)
+        found.seconds + costs.injected + len(measured.reversed_parts(length)) * (io + costs.loaded)
     )
     outer_step = train + evaluate + costs.seed + io + reverse + STAGE_SECONDS
-    written = written_bytes(setting, parts)
+    written = written_bytes(measured, parts)
     num_outer = recipe.outer.num_steps
     compared = num_compared(recipe) * (train + evaluate + costs.saved + STAGE_SECONDS)
     compared += searched(recipe) * train
@@ -118,10 +118,10 @@ def forecast(setting: Setting, replay: ReplaySettings) -> Alternative:
     )
 
 
-def written_bytes(setting: Setting, parts: list[Segment]) -> int:
+def written_bytes(measured: MeasuredRun, parts: list[Segment]) -> int:
     """Return the bytes of rows that the stages of a run write, which is what their records say."""
-    recipe, routine, problem = setting.recipe, setting.problem.routine, setting.problem
-    state, value = setting.costs.state_bytes, problem.kind.value
+    recipe, routine, problem = measured.recipe, measured.problem.routine, measured.problem
+    state, value = measured.costs.state_bytes, problem.kind.value
     first, kind = routine.first_step, problem.kind
     # A reverse stage hands on the adjoint, but the last one only if z shapes the start; and the
     # metagradient once a step that reads z was reversed.
@@ -157,27 +157,29 @@ def num_compared(recipe: DescentRecipe) -> int:
     return sum(not is_initial(name, kept) for name in recipe.baselines) + 2 * len(recipe.reruns)
 
 
-def choose(setting: Setting, lengths: list[int]) -> list[Alternative]:
+def choose(measured: MeasuredRun, lengths: list[int]) -> list[Alternative]:
     """Return what is worth a try and fits, the fastest first; equally fast ones by memory.
 
     Args:
-        setting: The run.
+        measured: The run.
         lengths: Steps of a segment to try.
 
     Raises:
         ConfigurationError: If nothing fits into the memory; says what the leanest needs.
     """
     found = [
-        forecast(setting, replay)
+        forecast(measured, replay)
         for length in lengths
-        for replay in setting.schedule_choice(length).candidates()
+        for replay in measured.schedule_choice(length).candidates()
     ]
     fitting = [
-        each for each in found if not setting.memory.excess(each.peak_bytes, shared=setting.shared)
+        each
+        for each in found
+        if not measured.memory.excess(each.peak_bytes, shared=measured.shared)
     ]
     if not fitting:
         leanest = min(found, key=lambda each: sum(each.peak_bytes.values()))
-        excess = setting.memory.excess(leanest.peak_bytes, shared=setting.shared)
+        excess = measured.memory.excess(leanest.peak_bytes, shared=measured.shared)
         raise ConfigurationError(
             f"No schedule fits: for the leanest, {excess}. Raise it, or use a smaller batch_size "
             "or model.",
@@ -186,7 +188,7 @@ def choose(setting: Setting, lengths: list[int]) -> list[Alternative]:
     return sorted(fitting, key=lambda each: (each.seconds.run, sum(each.peak_bytes.values())))
 
 
-def check_caps(setting: Setting, replay: ReplaySettings) -> None:
+def check_caps(measured: MeasuredRun, replay: ReplaySettings) -> None:
     """Refuse a schedule that was chosen by name and exceeds a cap that was given.
 
     Raises:
@@ -194,7 +196,7 @@ def check_caps(setting: Setting, replay: ReplaySettings) -> None:
     """
     if not replay.caps():
         return
-    excess = setting.memory.excess(forecast(setting, replay).peak_bytes, shared=setting.shared)
+    excess = measured.memory.excess(forecast(measured, replay).peak_bytes, shared=measured.shared)
     if excess:
         raise ConfigurationError(
             f"schedule is {replay.schedule.value}, for which {excess}. Raise it, or use "

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine.errors import DataError
 from engine.metaparameters.counts import Counts, first_subset
-from engine.planning.choice import Setting
+from engine.planning.choice import MeasuredRun
 from engine.problems.built import BuiltProblem
 from engine.problems.pairs.loss import ContrastiveLoss
 from engine.problems.pairs.scores import retrieval_scores
@@ -81,7 +81,7 @@ class _Shapes:
         )
 
 
-def counted_setting(recipe: DescentRecipe, why: str) -> tuple[Setting, str]:
+def counted_run(recipe: DescentRecipe, why: str) -> tuple[MeasuredRun, str]:
     """Return a run whose steps were counted, and the words that say so."""
     problem = _problem(recipe)
     operations, graph = _count(problem.routine, recipe.training.piece)
@@ -126,7 +126,7 @@ def counted_setting(recipe: DescentRecipe, why: str) -> tuple[Setting, str]:
         "not in it."
     )
     evaluation = operations["plain"] / 3 * held_out / RATE
-    return Setting(recipe, problem, costs, memory, evaluation), note
+    return MeasuredRun(recipe, problem, costs, memory, evaluation), note
 
 
 def _problem(recipe: DescentRecipe) -> BuiltProblem:

@@ -6,8 +6,8 @@ from functools import partial
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
-from engine.planning.choice import Setting, check_caps, choose, forecast, segment_lengths
-from engine.planning.counted import counted_setting, must_be_counted
+from engine.planning.choice import MeasuredRun, check_caps, choose, forecast, segment_lengths
+from engine.planning.counted import counted_run, must_be_counted
 from engine.planning.forecast import Alternative, Forecast, keep_forecast, read_forecast
 from engine.problems.built import SPLITS, BuiltProblem, build_problem, make_step_vjp, num_uses
 from engine.progress.meter import doing
@@ -53,8 +53,8 @@ def plan(
     """
     if must_be_counted(recipe):
         counted = _with_product(recipe, _named(recipe.replay.vjp))
-        setting, note = counted_setting(counted, must_be_counted(recipe))
-        return _chosen(setting, counted, price).model_copy(update={"note": note})
+        measured, note = counted_run(counted, must_be_counted(recipe))
+        return _chosen(measured, counted, price).model_copy(update={"note": note})
     problem = build_problem(recipe, store)
     return _with_fastest_product(
         recipe,
@@ -64,9 +64,9 @@ def plan(
     )
 
 
-def _chosen(setting: Setting, recipe: DescentRecipe, price: float | None) -> Forecast:
-    found = choose(setting, segment_lengths(recipe))
-    own = [] if recipe.replay.schedule is ScheduleName.AUTO else [forecast(setting, recipe.replay)]
+def _chosen(measured: MeasuredRun, recipe: DescentRecipe, price: float | None) -> Forecast:
+    found = choose(measured, segment_lengths(recipe))
+    own = [] if recipe.replay.schedule is ScheduleName.AUTO else [forecast(measured, recipe.replay)]
     return _forecast(found, own, price)
 
 
@@ -178,12 +178,12 @@ def _named(vjp: VjpMode) -> VjpMode:
 def _measured_plan(recipe: DescentRecipe, store: str, problem: BuiltProblem) -> Forecast:
     num_steps = recipe.training.num_steps * recipe.outer.num_steps
     seconds = min(_LONGEST, _SHARE * num_steps * _quick(problem))
-    setting = _measured(recipe, store, problem, seconds)
+    measured = _measured(recipe, store, problem, seconds)
     if recipe.replay.schedule is ScheduleName.AUTO:
         # The segments are those of the recipe: they shape the stages.
-        return _forecast(choose(setting, [recipe.replay.steps_per_segment]), [], None)
-    check_caps(setting, recipe.replay)
-    return _forecast([forecast(setting, recipe.replay)], [], None)
+        return _forecast(choose(measured, [recipe.replay.steps_per_segment]), [], None)
+    check_caps(measured, recipe.replay)
+    return _forecast([forecast(measured, recipe.replay)], [], None)
 
 
 def fastest_product(recipe: DescentRecipe, problem: BuiltProblem, num_outputs: int = 1) -> VjpMode:
@@ -224,13 +224,15 @@ def _quick(problem: BuiltProblem) -> float:
         )
 
 
-def _measured(recipe: DescentRecipe, store: str, problem: BuiltProblem, seconds: float) -> Setting:
+def _measured(
+    recipe: DescentRecipe, store: str, problem: BuiltProblem, seconds: float
+) -> MeasuredRun:
     routine = problem.routine
     with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
         vjp = make_step_vjp(recipe, routine)
         costs = measure_costs(routine, problem.output, vjp, store, seconds=seconds)
         evaluation = _evaluation_seconds(problem)
-    return Setting(recipe, problem, costs, Memory.of(recipe.replay, routine.device), evaluation)
+    return MeasuredRun(recipe, problem, costs, Memory.of(recipe.replay, routine.device), evaluation)
 
 
 def _evaluation_seconds(problem: BuiltProblem) -> float:

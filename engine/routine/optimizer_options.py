@@ -27,7 +27,7 @@ AVERAGE = "average"
 """Name of the averaged parameters in a state."""
 
 
-class Options(TypedDict, total=False):
+class OptimizerOptions(TypedDict, total=False):
     """What every optimizer takes besides its own settings.
 
     Attributes:
@@ -43,17 +43,17 @@ class Options(TypedDict, total=False):
     clip_value: float | None
 
 
-def with_options(optimizer: Optimizer, **options: Unpack[Options]) -> Optimizer:
+def with_options(optimizer: Optimizer, **options: Unpack[OptimizerOptions]) -> Optimizer:
     """Return an optimizer with the options that each one has.
 
     Args:
         optimizer: Reads its hyperparameters as numbers or as vectors, shape (params,).
-        **options: See ``Options``.
+        **options: See ``OptimizerOptions``.
 
     Raises:
         ConfigurationError: If there is no such option, or both ways of clipping are asked for.
     """
-    for name in options.keys() - Options.__annotations__.keys():
+    for name in options.keys() - OptimizerOptions.__annotations__.keys():
         meant = _meant(name, optimizer)
         raise ConfigurationError(
             f"The optimizer {optimizer.name} has no option {name!r}, which would be left out "
@@ -72,7 +72,7 @@ def _meant(name: str, optimizer: Optimizer) -> str:
         if name in ("beta1", "beta2"):
             return f"Both are one: {optimizer.name}((0.9, 0.999)), each perhaps a list of numbers. "
         reads = {"betas": None} | {n: None for n in reads if n not in ("beta1", "beta2")}
-    close = get_close_matches(name, [*reads, *Options.__annotations__], 1)
+    close = get_close_matches(name, [*reads, *OptimizerOptions.__annotations__], 1)
     return f"Did you mean {close[0]!r}? " if close else ""
 
 

@@ -19,7 +19,7 @@ from engine.errors import ConfigurationError
 from engine.recipes.optimizer import OptimizerName, OptimizerSettings, ParameterGroup
 from engine.routine.muon import muon_matrices
 from engine.routine.optimizer import Optimizer, parted
-from engine.routine.optimizer_options import Options, averaged, groups_from, with_options
+from engine.routine.optimizer_options import OptimizerOptions, averaged, groups_from, with_options
 from engine.types import Hyperparameters, State
 
 __all__ = ["OPTIMIZERS", "Optimizer", "adam", "adamw", "averaged", "muon", "rmsprop", "sgd"]
@@ -33,7 +33,7 @@ def sgd(
     *,
     nesterov: bool = False,
     weight_decay: Number = 0.0,
-    **options: Unpack[Options],
+    **options: Unpack[OptimizerOptions],
 ) -> Optimizer:
     """Stochastic gradient descent with momentum and an L2 penalty.
 
@@ -75,7 +75,7 @@ def adam(
     eps: float = 1e-8,
     eps_root: float = 1e-8,
     weight_decay: Number = 0.0,
-    **options: Unpack[Options],
+    **options: Unpack[OptimizerOptions],
 ) -> Optimizer:
     """Adam with an L2 penalty, differentiable where a gradient is zero.
 
@@ -101,7 +101,7 @@ def adamw(
     eps: float = 1e-8,
     eps_root: float = 1e-8,
     weight_decay: Number = 1e-2,
-    **options: Unpack[Options],
+    **options: Unpack[OptimizerOptions],
 ) -> Optimizer:
     """Adam with decoupled weight decay: p <- p - learning_rate * weight_decay * p, then Adam.
 
@@ -189,7 +189,7 @@ def rmsprop(
     eps: float = 1e-8,
     eps_root: float = 1e-8,
     weight_decay: Number = 0.0,
-    **options: Unpack[Options],
+    **options: Unpack[OptimizerOptions],
 ) -> Optimizer:
     """RMSprop with an L2 penalty, differentiable where a gradient is zero.
 
@@ -253,7 +253,7 @@ def muon(  # noqa: PLR0913 (torch's settings)
     ns_steps: int = 5,
     rest: Optimizer | None = None,
     rest_names: Sequence[str] = (),
-    **options: Unpack[Options],
+    **options: Unpack[OptimizerOptions],
 ) -> Optimizer:
     """Muon for matrices, and another optimizer for the rest; see ``engine.routine.muon``.
 

@@ -22,7 +22,7 @@ def pairs_html(title: str, pairs: Mapping[str, object], notes: Iterable[str] = (
 
     Args:
         title: What it is.
-        pairs: Name to value; a ``Drawn`` value is a drawing, any other is written.
+        pairs: Name to value; a ``Markup`` value is a drawing, any other is written.
         notes: Sentences.
     """
     rows = "".join(
@@ -54,13 +54,13 @@ def rows_html(rows: Sequence[Mapping[str, object]], most: int = 12) -> str:
     return f"<table><tr>{heads}</tr>{lines}</table>{more}"
 
 
-class Drawn(str):
+class Markup(str):
     """Markup that this module made, which is shown as it is."""
 
     __slots__ = ()
 
 
-def curve(values: Sequence[float], label: str) -> Drawn:
+def curve(values: Sequence[float], label: str) -> Markup:
     """Return numbers as a small line, with the first and the last one beside it.
 
     Args:
@@ -69,7 +69,7 @@ def curve(values: Sequence[float], label: str) -> Drawn:
     """
     found = [(place, value) for place, value in enumerate(values) if math.isfinite(value)]
     if len(found) < 2:
-        return Drawn(escape(", ".join(f"{value:.4g}" for _, value in found) or "none"))
+        return Markup(escape(", ".join(f"{value:.4g}" for _, value in found) or "none"))
     step = max(len(found) // _WIDTH, 1)  # more points than pixels say nothing more
     found = [*found[:-1:step], found[-1]]
     low, high = min(v for _, v in found), max(v for _, v in found)
@@ -80,7 +80,7 @@ def curve(values: Sequence[float], label: str) -> Drawn:
         for place, value in found
     )
     first, last = (f"{found[place][1]:.4g}" for place in (0, -1))
-    return Drawn(
+    return Markup(
         f'{first} <svg role="img" aria-label="{escape(label)}, from {first} to {last}" '
         f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
         'style="vertical-align:middle"><polyline fill="none" stroke="currentColor" '
@@ -105,6 +105,6 @@ def _figure(value: object) -> str:
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, Drawn):
+    if isinstance(value, Markup):
         return value
     return escape(f"{value:.4g}" if isinstance(value, float) else str(value))

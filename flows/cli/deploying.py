@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import WorkPool
     from prefect.deployments.runner import RunnerDeployment
 
-    from flows.deploying import Target
+    from flows.deploying import DeployTarget
 
 
 WITHOUT_RECIPE = ("check", "plan", "verify", "smoothness", "clean")
@@ -79,10 +79,10 @@ def put(
     Raises:
         ConfigurationError: If something of it cannot be; then nothing was deployed.
     """
-    from flows.deploying import Target, apply
+    from flows.deploying import DeployTarget, apply
 
     pool = _read_pool(client, where.pool)
-    target = Target.of(pool, where.store, where.image, where.suffix)
+    target = DeployTarget.of(pool, where.store, where.image, where.suffix)
     deployments = [_made(name, request, target, where.folder) for name in request.names]
     apply(deployments, client)
     return deployments
@@ -123,7 +123,7 @@ def _read_pool(client: "SyncPrefectClient", name: str) -> "WorkPool":
 
 
 def _made(
-    name: str, request: DeployRequest, target: "Target", folder: str | None
+    name: str, request: DeployRequest, target: "DeployTarget", folder: str | None
 ) -> "RunnerDeployment":
     from flows.deploying import deployment_alone, recipe_deployment
 

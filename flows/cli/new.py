@@ -20,7 +20,7 @@ from flows.cli.terminal.screen import say
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-class Start(StrEnum):
+class StartingPoint(StrEnum):
     """What a new problem begins from."""
 
     SCRIPT = "script"
@@ -104,14 +104,14 @@ _NOTHING = """\
     return []"""
 
 _BEGINS = {
-    Start.SCRIPT: _Begin("{num_train: 300}", _NOTHING, ""),
-    Start.IMAGE_FOLDER: _Begin(
+    StartingPoint.SCRIPT: _Begin("{num_train: 300}", _NOTHING, ""),
+    StartingPoint.IMAGE_FOLDER: _Begin(
         "{folder: pictures}", _PICTURES, "arguments.folder", ("PIL", "clip")
     ),
-    Start.TABLE: _Begin(
+    StartingPoint.TABLE: _Begin(
         "{url: table.csv, label: label}", _ROWS, "arguments.url and label", ("pyarrow", "parquet")
     ),
-    Start.TEXTS: _Begin(
+    StartingPoint.TEXTS: _Begin(
         "{sources: [one.txt, other.txt], target: other.txt}",
         _LINES,
         "arguments.sources and target",
@@ -119,7 +119,7 @@ _BEGINS = {
         rate=0.003,
         optimizer="{name: adamw, eps_root: 1.0e-6}",
     ),
-    Start.INSTRUCTIONS: _Begin(
+    StartingPoint.INSTRUCTIONS: _Begin(
         "{url: rows.jsonl}",
         _ANSWERS,
         "arguments.url",
@@ -127,7 +127,7 @@ _BEGINS = {
         rate=0.003,
         optimizer="{name: adamw, eps_root: 1.0e-5}",
     ),
-    Start.PAIRS: _Begin(
+    StartingPoint.PAIRS: _Begin(
         "{url: pairs}",
         _PAIRS,
         "arguments.url",
@@ -135,7 +135,7 @@ _BEGINS = {
         rate=0.002,
         optimizer="{name: adamw, eps_root: 1.0e-8}",
     ),
-    Start.HF_DATASET: _Begin(
+    StartingPoint.HF_DATASET: _Begin(
         "{source: saved, inputs: [x], label: label}",
         _SAVED,
         "arguments.source, inputs and label",
@@ -144,7 +144,7 @@ _BEGINS = {
 }
 
 
-def begin(name: str, start: Start, folder: Path) -> list[Path]:
+def begin(name: str, start: StartingPoint, folder: Path) -> list[Path]:
     """Write a problem, its recipe and its test; return the files.
 
     Args:
@@ -195,7 +195,7 @@ def _check_folder(folder: Path) -> None:
             )
 
 
-def _check_name(name: str, start: Start) -> None:
+def _check_name(name: str, start: StartingPoint) -> None:
     """Refuse what cannot be the name of a function, of its file and of its test at once."""
     if not name.isidentifier() or not name.isascii():
         raise ConfigurationError(
@@ -244,13 +244,17 @@ _PACKAGES = {"PIL": "pillow"}
 """Packages that are installed by another name than they are imported by."""
 
 
-def tell(files: list[Path], start: Start) -> None:
+def tell(files: list[Path], start: StartingPoint) -> None:
     """Say what was written, and what to do next."""
     for path in files:
         say(f"Wrote {path}")
     change, (package, extra) = _BEGINS[start].change, _BEGINS[start].needs
     if package and not find_spec(package):
-        what = "CSV and Parquet need" if start is Start.TABLE else "The data, and the test, need"
+        what = (
+            "CSV and Parquet need"
+            if start is StartingPoint.TABLE
+            else "The data, and the test, need"
+        )
         say(f"{what} the package {_PACKAGES.get(package, package)}. Run: {install(extra)}")
     if change:
         say(f"Set {change} in {files[1]}, then:")

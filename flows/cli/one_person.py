@@ -73,7 +73,7 @@ _GO = """<!doctype html><meta charset="utf-8"><title>mgd</title>
 <script>location.replace("{address}")</script>"""
 
 
-class Page(NamedTuple):
+class BrowserPage(NamedTuple):
     """Where a browser goes.
 
     Attributes:
@@ -323,11 +323,11 @@ def _end_worker(worker: "subprocess.Popen[bytes]") -> None:
     worker.wait()
 
 
-def _page(server: LocalServer | RunningServer | None, folder: Path, path: str) -> Page:
+def _page(server: LocalServer | RunningServer | None, folder: Path, path: str) -> BrowserPage:
     if server is None:
         url = prefect_settings().ui_url or (prefect_settings().api.url or "").removesuffix("/api")
         url = without_login(url).rstrip("/").removesuffix("/v2")
-        return Page(f"{url}{path}", None, None)
+        return BrowserPage(f"{url}{path}", None, None)
     from urllib.parse import quote
 
     root = server.api_url.removesuffix("/api")
@@ -336,10 +336,10 @@ def _page(server: LocalServer | RunningServer | None, folder: Path, path: str) -
     file = folder / f"open-{os.getpid()}.html"
     file.touch(mode=0o600)
     file.write_text(_GO.format(address=address), encoding="utf-8")
-    return Page(f"{root}{path}", server.secret, file)
+    return BrowserPage(f"{root}{path}", server.secret, file)
 
 
-def _tell(page: Page, browser: bool) -> None:
+def _tell(page: BrowserPage, browser: bool) -> None:
     say(f"UI: {page.address}")
     if page.secret and _others_read_output():
         say("It asks for a secret, which is not written into a file that others may read.")

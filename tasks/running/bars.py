@@ -76,13 +76,13 @@ class Parts:
         self.board = Board(course, listening() or Meter())
         self._bar = Bar(key)
 
-    def begin(self, name: str, kind: str) -> "Part":
+    def begin(self, name: str, kind: str) -> "ShownPart":
         """Return what a part is told of from its beginning on."""
-        part = Part(self, name)
+        part = ShownPart(self, name)
         self.board.begin(name, kind, share=part.share)
         return part
 
-    def end(self, part: "Part") -> None:
+    def end(self, part: "ShownPart") -> None:
         """Note that a part is done; one that was there already, or failed, is no measure."""
         seen = None if part.board is None else part.board.seen()
         is_cached = seen is not None and seen.cached == seen.done
@@ -102,7 +102,7 @@ class Parts:
         self._bar.show(100.0, seen.sentence())
 
 
-class Part:
+class ShownPart:
     """One of them.
 
     Args:
@@ -127,10 +127,10 @@ class Part:
         self._whole.told(f"{self.name}: {sentence}")
 
 
-_PART: ContextVar[Part | None] = ContextVar("part", default=None)
+_PART: ContextVar[ShownPart | None] = ContextVar("part", default=None)
 
 
-def this_part() -> Part | None:
+def this_part() -> ShownPart | None:
     """Return which part of another run is carried out here; None if it is a run by itself."""
     return _PART.get()
 

@@ -5,7 +5,7 @@ import json
 from prefect.client.schemas.objects import WorkPool
 
 from deployments import pools
-from flows.deploying import Target, housekeeping_deployment, recipe_deployment
+from flows.deploying import DeployTarget, housekeeping_deployment, recipe_deployment
 
 TEMPLATES = {path.stem: json.loads(path.read_text()) for path in pools.TEMPLATES.glob("*.json")}
 """Kind of pool to its base job template."""
@@ -20,7 +20,7 @@ def pool(kind, template=None):
 
 def target(kind, store="s3://bucket/folder", image="registry/mgd:0.1.0", suffix=""):
     """Return where deployments on a kind of pool go."""
-    return Target.of(pool(kind), store, image, suffix)
+    return DeployTarget.of(pool(kind), store, image, suffix)
 
 
 def job_variables(kind):

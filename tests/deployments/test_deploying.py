@@ -16,7 +16,7 @@ from engine.errors import ConfigurationError
 from engine.recipes.files import RECIPES, changed, list_recipes, load_recipe
 from flows import registry
 from flows.cli import deploying as command
-from flows.deploying import Target, apply, deployment_alone, recipe_deployment
+from flows.deploying import DeployTarget, apply, deployment_alone, recipe_deployment
 from tests.deployments.targets import TEMPLATES, pool, target
 
 SHIPPED = list_recipes()
@@ -148,7 +148,7 @@ def test_pool_of_another_kind_is_read_by_its_template():
     """Sites have pools of their own, such as ECS, with an image and other names for the rest."""
     template = {"variables": {"properties": {"env": {}, "image": {}, "cpu": {}}}}
 
-    made = recipe_deployment(SOME, Target.of(pool("ecs", template), "s3://b/f", "mgd:1"))
+    made = recipe_deployment(SOME, DeployTarget.of(pool("ecs", template), "s3://b/f", "mgd:1"))
 
     assert set(made.job_variables) == {"env", "image"}
     assert made.parameters["recipe"]["training"].get("device") is None

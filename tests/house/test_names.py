@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import defaultdict
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -161,3 +162,16 @@ def test_a_decision_that_was_replaced_says_so_in_the_index():
             line = next(each for each in index.splitlines() if each.startswith(f"- [{number}]"))
             later = re.findall(r"by (\d+)", head)[0]
             assert f"replaced by {later})*" in line, number
+
+
+def test_a_public_class_has_a_name_of_its_own():
+    """Somebody who searches for a word finds one thing. Private classes stay in their file."""
+    places = defaultdict(list)
+    for path in MODULES:
+        if path.is_relative_to(ROOT / "tests") or "docs" in path.parts:
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(str(path.relative_to(ROOT)))
+
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

@@ -16,7 +16,7 @@ from engine.routine.rates import rates_alone
 
 
 @dataclass(frozen=True)
-class Counts:
+class TrainingLength:
     """How long a training is, in steps and batches.
 
     Attributes:
@@ -34,7 +34,7 @@ class Counts:
     batches: int
 
 
-def counts_of(trainer: Any, loader: Any, num_steps: int | None) -> Counts:  # noqa: ANN401 (of a library)
+def length_of(trainer: Any, loader: Any, num_steps: int | None) -> TrainingLength:  # noqa: ANN401 (of a library)
     """Return how long a training is by its Trainer, or by a number of steps in its place.
 
     Raises:
@@ -52,7 +52,7 @@ def counts_of(trainer: Any, loader: Any, num_steps: int | None) -> Counts:  # no
             "It is not known how many steps the training takes. Hand in num_steps=, or a Trainer "
             "with max_epochs or max_steps."
         )
-    return Counts(num_steps, loader.batch_size * accumulated, accumulated, a_pass, batches)
+    return TrainingLength(num_steps, loader.batch_size * accumulated, accumulated, a_pass, batches)
 
 
 def _batches(trainer: Any, loader: Any) -> int:  # noqa: ANN401 (of a library)
@@ -63,14 +63,14 @@ def _batches(trainer: Any, loader: Any) -> int:  # noqa: ANN401 (of a library)
     return min(len(loader), limit if isinstance(limit, int) else int(len(loader) * limit))
 
 
-def configured_by(module: nn.Module, counts: Counts) -> tuple[Any, Any]:
+def configured_by(module: nn.Module, length: TrainingLength) -> tuple[Any, Any]:
     """Return the optimizer and the settings of its scheduler, a dict or None."""
     known = SimpleNamespace(
-        estimated_stepping_batches=counts.num_steps,
-        max_steps=counts.num_steps,
-        max_epochs=math.ceil(counts.num_steps / counts.a_pass),
-        num_training_batches=counts.batches,
-        accumulate_grad_batches=counts.accumulated,
+        estimated_stepping_batches=length.num_steps,
+        max_steps=length.num_steps,
+        max_epochs=math.ceil(length.num_steps / length.a_pass),
+        num_training_batches=length.batches,
+        accumulate_grad_batches=length.accumulated,
     )
     try:
         with stood_in(module, known):

@@ -23,11 +23,11 @@ from engine.problems.adapters.lightning_modules import (
     training_loss,
 )
 from engine.problems.adapters.lightning_optimizers import (
-    Counts,
     RatesOfSteps,
+    TrainingLength,
     clipping,
     configured_by,
-    counts_of,
+    length_of,
 )
 from engine.problems.adapters.lightning_order import loaders_of, order_of, refuse_reloads
 from engine.problems.adapters.torch_optimizers import optimizer_of_torch, unclipped
@@ -85,25 +85,25 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
         held = held.double()
     refuse_reloads(trainer)
     train, held_out, loader = _examples(data, one_by_one=loss is None, is_double=is_double)
-    counts = counts_of(trainer, loader, num_steps)
+    length = length_of(trainer, loader, num_steps)
     of_loss = compare_losses(held, train, loss, len(loader), left)
-    configured, clip = configured_by(held, counts), clipping(trainer)
+    configured, clip = configured_by(held, length), clipping(trainer)
     made = optimizer
     if made is None:
         made = optimizer_of_torch(configured[0], held, eps_root=eps_root, **clip)
     order, of_order = None, UNORDERED
     if keep_order:
-        order, of_order = order_of(loader, counts.num_steps, counts.accumulated, counts.batches)
-    settings = _settings(held, counts)
+        order, of_order = order_of(loader, length.num_steps, length.accumulated, length.batches)
+    settings = _settings(held, length)
     given: dict[str, Any] = {
         "model": held,
         "loss": training_loss if loss is None else loss,
         "train": train,
         "objective": held_out,
         "optimizer": made,
-        "learning_rate": RatesOfSteps(configured, counts.a_pass, made),
+        "learning_rate": RatesOfSteps(configured, length.a_pass, made),
         "order": order,
-        "chunk": counts.batch_size,
+        "chunk": length.batch_size,
     }
     clips = unclipped(made, "gradient_clip_val", float(next(iter(clip.values()), 0)))
     draws = drawn_at_random(held, train, loss or training_loss)
@@ -112,10 +112,10 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
     return AdaptedProblem(**(given | parts), **settings, not_carried=said)
 
 
-def _settings(module: nn.Module, counts: Counts) -> dict[str, Any]:
+def _settings(module: nn.Module, length: TrainingLength) -> dict[str, Any]:
     """Return the settings of a recipe's training that the Trainer fixes."""
-    settings = {"num_steps": counts.num_steps, "batch_size": counts.batch_size, "seed": 0}
-    shards = shards_of(module, counts.accumulated)
+    settings = {"num_steps": length.num_steps, "batch_size": length.batch_size, "seed": 0}
+    shards = shards_of(module, length.accumulated)
     return settings | ({"shards": shards} if shards > 1 else {})
 
 

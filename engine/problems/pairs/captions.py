@@ -41,7 +41,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class CaptionTokenizer:
     """Maps captions to token ids.
 
     Attributes:
@@ -63,7 +63,7 @@ class Tokenizer:
         return rows
 
 
-def train_tokenizer(captions: Iterable[str], settings: ContrastiveSettings) -> Tokenizer:
+def train_tokenizer(captions: Iterable[str], settings: ContrastiveSettings) -> CaptionTokenizer:
     """Train the tokenizer that a recipe asks for.
 
     Raises:
@@ -74,14 +74,14 @@ def train_tokenizer(captions: Iterable[str], settings: ContrastiveSettings) -> T
     return _bpe(captions, settings)
 
 
-def _words(captions: Iterable[str], settings: ContrastiveSettings) -> Tokenizer:
+def _words(captions: Iterable[str], settings: ContrastiveSettings) -> CaptionTokenizer:
     counts = Counter(word for caption in captions for word in _split_words(caption))
     # Equally frequent words by the alphabet, so that the order of the captions does not count.
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     first = UNKNOWN + 1
     ids = {word: first + place for place, word in enumerate(ranked[: settings.vocabulary - first])}
     size = first + len(ids)
-    return Tokenizer(
+    return CaptionTokenizer(
         lambda text: [ids.get(word, UNKNOWN) for word in _split_words(text)], size, settings.context
     )
 
@@ -90,7 +90,7 @@ def _split_words(caption: str) -> list[str]:
     return _WORD.findall(caption.lower())
 
 
-def _bpe(captions: Iterable[str], settings: ContrastiveSettings) -> Tokenizer:
+def _bpe(captions: Iterable[str], settings: ContrastiveSettings) -> CaptionTokenizer:
     if find_spec("tokenizers") is None:
         raise ConfigurationError(
             "arguments.contrastive.tokenizer is bpe, but the package tokenizers is not installed. "
@@ -117,7 +117,9 @@ def _bpe(captions: Iterable[str], settings: ContrastiveSettings) -> Tokenizer:
         show_progress=False,
     )
     made.train_from_iterator(captions, trainer)
-    return Tokenizer(lambda text: made.encode(text).ids, made.get_vocab_size(), settings.context)
+    return CaptionTokenizer(
+        lambda text: made.encode(text).ids, made.get_vocab_size(), settings.context
+    )
 
 
 def class_captions(

@@ -38,7 +38,7 @@ class UnusableError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class DecodedPicture:
     """A picture as training sees it.
 
     Attributes:
@@ -70,7 +70,9 @@ def decode(
         ) from error
 
 
-def read_picture(content: bytes, size: int, max_pixels: int, setting: str = _MAX_PIXELS) -> Picture:
+def read_picture(
+    content: bytes, size: int, max_pixels: int, setting: str = _MAX_PIXELS
+) -> DecodedPicture:
     """Decode a whole picture.
 
     Args:
@@ -93,7 +95,7 @@ def read_picture(content: bytes, size: int, max_pixels: int, setting: str = _MAX
             image.load()
             animated = bool(getattr(image, "is_animated", False))
             colours = _rgb(_turned(image), image)
-            return Picture(_square(colours, size), animated)
+            return DecodedPicture(_square(colours, size), animated)
     except UnusableError:
         raise
     except Exception as error:  # decoders raise whatever their formats make them

@@ -19,7 +19,7 @@ from engine.numerics.determinism import generator
 from engine.problems.classes.data_sets import load_data
 from engine.problems.pairs.captions import (
     FASHION_CLASSES,
-    Tokenizer,
+    CaptionTokenizer,
     class_captions,
     train_tokenizer,
 )
@@ -90,7 +90,7 @@ class Loaded(NamedTuple):
     data: DataSet
     """Validation and test are left out where they are cut from the objective's pairs."""
 
-    tokenizer: Tokenizer
+    tokenizer: CaptionTokenizer
     """Trained on the training captions."""
 
     notes: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.errors import UndifferentiableError, WitnessError
 from engine.routine.layout import Layout
-from engine.routine.module.calls import Call, Calls, follows_now
+from engine.routine.module.calls import Calls, LayerCall, follows_now
 from engine.routine.module.carried import Moving, moving
 from engine.routine.module.norm_arguments import normalized
 from engine.routine.module.own_rules import with_own_rules
@@ -43,13 +43,13 @@ class Statistic(Tensor):
     """A running mean or variance that answers ``batch_norm`` in the place of torch's kernel."""
 
     layer: str
-    calls: "list[Call] | None"
+    calls: "list[LayerCall] | None"
     is_held: bool
     before: int
 
     @classmethod
     def of(
-        cls, value: Tensor, layer: str, calls: list[Call] | None, *, is_held: bool = True
+        cls, value: Tensor, layer: str, calls: list[LayerCall] | None, *, is_held: bool = True
     ) -> "Statistic":
         """Return a value as the statistic of a layer, which notes its calls in a list.
 
@@ -152,7 +152,7 @@ def _batch_norm(given: Mapping[str, Any]) -> Tensor:
     if isinstance(mean, Statistic) and mean.calls is not None:
         axes = [axis for axis in range(inputs.ndim) if axis != 1]
         found = torch.var_mean(inputs, dim=axes)
-        mean.calls.append(Call(mean.layer, found[1], found[0], float(given["momentum"])))
+        mean.calls.append(LayerCall(mean.layer, found[1], found[0], float(given["momentum"])))
     return batch_norm(
         inputs, None, None, given["weight"], given["bias"], training=True, eps=given["eps"]
     )
@@ -323,7 +323,7 @@ class RunningStatistics:
             number: How many batches, or shards, of the run went before.
         """
         running = self.layout.views(before)
-        per_layer: dict[str, list[Call]] = {name: [] for name in self.layers}
+        per_layer: dict[str, list[LayerCall]] = {name: [] for name in self.layers}
         for call in calls:
             per_layer[call.name].append(call)
         for name, layer in self.layers.items():

@@ -11,7 +11,7 @@ from engine.errors import WitnessError
 
 
 @dataclass(frozen=True)
-class Call:
+class LayerCall:
     """What a layer normalized by its batch.
 
     Attributes:
@@ -58,7 +58,7 @@ def refuse_rounding(function: object, args: Sequence[Any]) -> None:
     )
 
 
-class Calls(list[Call]):
+class Calls(list[LayerCall]):
     """What the layers of a model did with their buffers inside of a block.
 
     Attributes:

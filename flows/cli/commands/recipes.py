@@ -57,14 +57,14 @@ def new(
     from pathlib import Path
 
     from engine.errors import ConfigurationError, did_you_mean
-    from flows.cli.new import Start, begin, tell
+    from flows.cli.new import StartingPoint, begin, tell
 
-    if start not in list(Start):
+    if start not in list(StartingPoint):
         raise ConfigurationError(
-            f"--from {start!r} is nothing to begin from. Use one of {', '.join(Start)}."
-            + did_you_mean(start, list(Start))
+            f"--from {start!r} is nothing to begin from. Use one of {', '.join(StartingPoint)}."
+            + did_you_mean(start, list(StartingPoint))
         )
-    tell(begin(name, Start(start), Path(folder)), Start(start))
+    tell(begin(name, StartingPoint(start), Path(folder)), StartingPoint(start))
 
 
 @command

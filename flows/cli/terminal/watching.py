@@ -42,7 +42,7 @@ def prepare_process(debug: bool) -> None:
     stop_on_signals()
 
 
-class Lines(logging.Handler):
+class LineHandler(logging.Handler):
     """Prints the log records that are meant for the user.
 
     Args:
@@ -89,7 +89,7 @@ def watched(*, quiet: bool = False) -> Iterator[set[str]]:
             ("engine", logging.WARNING),
             ("tasks", logging.WARNING),
         ):
-            logger, handler = logging.getLogger(name), Lines(write, level, said)
+            logger, handler = logging.getLogger(name), LineHandler(write, level, said)
             if logger is LINES:
                 logger.setLevel(logging.INFO)
             logger.addHandler(handler)

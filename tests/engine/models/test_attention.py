@@ -144,7 +144,7 @@ def test_passes_without_a_fused_kernel_are_the_same(is_causal):
     query, key, value = (each.detach() for each in given)
     cotangent = query.cos()
 
-    options = blocks.Options(None, None, is_causal, 0.4)
+    options = blocks.AttentionOptions(None, None, is_causal, 0.4)
 
     out, sums = blocks._blocked(query, key, value, options)
     fused, fused_sums = blocks.forward_pass(query, key, value, options)

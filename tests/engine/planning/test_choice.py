@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import ConfigurationError
 from engine.planning import plan as planning
-from engine.planning.choice import Setting, check_caps, choose, forecast, segment_lengths
+from engine.planning.choice import MeasuredRun, check_caps, choose, forecast, segment_lengths
 from engine.planning.forecast import read_forecast
 from engine.problems.built import build_problem
 from engine.problems.segments import first_step
@@ -45,9 +45,9 @@ COSTS = StepCosts(
 PLENTY = Memory(device=10**12, host=10**12)
 
 
-def setting(*changes, costs=COSTS, memory=PLENTY):
+def measured(*changes, costs=COSTS, memory=PLENTY):
     tiny = recipe(*changes)
-    return Setting(tiny, build_problem(tiny), costs, memory, evaluation=0.0)
+    return MeasuredRun(tiny, build_problem(tiny), costs, memory, evaluation=0.0)
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_steps_are_those_that_the_stages_run(tmp_path, monkeypatch, replay):
     value = stages.initial_value(Run(tiny, store))
     reverse_all(tiny, store, value, train_all(tiny, store, value))
 
-    found = forecast(setting(*kind("weights"), *changes), tiny.replay)
+    found = forecast(measured(*kind("weights"), *changes), tiny.replay)
 
     assert counts == {"forward": found.forward_steps, "reverse": found.reverse_steps}
 
@@ -128,7 +128,7 @@ def test_bytes_are_those_that_the_stages_write(tmp_path, name, update):
 @pytest.mark.slow
 def test_the_fastest_that_fits_is_chosen_and_less_memory_is_never_faster():
     """The one promise of a planner."""
-    wide = setting(*kind("weights"), ("training", "num_steps", 60))
+    wide = measured(*kind("weights"), ("training", "num_steps", 60))
     lengths = segment_lengths(wide.recipe)
     seconds = []
 
@@ -147,15 +147,15 @@ def test_the_fastest_that_fits_is_chosen_and_less_memory_is_never_faster():
 
 def test_graphs_are_kept_only_where_they_make_the_same_bits():
     """A replay with other kernels than the training's would leave the trajectory."""
-    apart = setting(*kind("weights"), costs=replace(COSTS, paths_agree=False))
+    apart = measured(*kind("weights"), costs=replace(COSTS, paths_agree=False))
 
     assert {each.unroll for each in choose(apart, [12])} == {1}
-    assert choose(setting(*kind("weights")), [12])[0].unroll > 1
+    assert choose(measured(*kind("weights")), [12])[0].unroll > 1
 
 
 def test_what_cannot_fit_is_refused_with_the_cap_and_what_the_leanest_needs():
     """Out of memory after an hour is a poor way to say it."""
-    small = setting(memory=Memory(device=STATE, host=STATE))
+    small = measured(memory=Memory(device=STATE, host=STATE))
 
     with pytest.raises(ConfigurationError, match=r"No schedule fits.*bytes are needed and max_"):
         choose(small, [12])
@@ -164,7 +164,7 @@ def test_what_cannot_fit_is_refused_with_the_cap_and_what_the_leanest_needs():
 def test_a_named_schedule_that_exceeds_a_given_cap_is_refused():
     """A cap is a promise to whoever shares the machine."""
     tiny = recipe(("replay", "schedule", "store-all"), ("replay", "max_device_bytes", 12 * STATE))
-    given = Setting(
+    given = MeasuredRun(
         tiny, build_problem(tiny), COSTS, Memory.of(tiny.replay, build_device(tiny)), 0.0
     )
 
@@ -210,7 +210,7 @@ def forward_is_fast(monkeypatch):
         del store, seconds
         fast = tiny.replay.vjp is VjpMode.FORWARD_OVER_REVERSE
         costs = replace(COSTS, product=1.5 if fast else 3.0, paths_agree=False)
-        return Setting(tiny, problem, costs, PLENTY, evaluation=0.0)
+        return MeasuredRun(tiny, problem, costs, PLENTY, evaluation=0.0)
 
     fastest = VjpMode.FORWARD_OVER_REVERSE
     monkeypatch.setattr(planning, "_measured", measured)
@@ -256,7 +256,7 @@ def test_product_that_does_not_pay_is_not_chosen(monkeypatch, forward_is_fast):
 
     def measured(tiny, store, problem, seconds):
         del store, seconds
-        return Setting(tiny, problem, replace(COSTS, product=2.9), PLENTY, evaluation=0.0)
+        return MeasuredRun(tiny, problem, replace(COSTS, product=2.9), PLENTY, evaluation=0.0)
 
     monkeypatch.setattr(planning, "_measured", measured)
 

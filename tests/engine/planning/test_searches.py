@@ -3,7 +3,7 @@
 import pytest
 
 from engine.planning import searches
-from engine.planning.choice import Setting, forecast
+from engine.planning.choice import MeasuredRun, forecast
 from engine.planning.expected import Expected, comparison_works
 from engine.problems.built import build_problem
 from engine.recipes.replay import ReplaySettings
@@ -15,13 +15,13 @@ RATES = (*kind("learning-rate"), ("optimizer", "name", "sgd"), ("outer", "update
 SEARCH = (*RATES, ("schedules", {"grid": 25, "chunk": 10, "optuna": True}))
 
 
-def setting(*changes):
+def measured(*changes):
     """Return the tiny run on a machine that takes a second for a step."""
     seconds = dict(plain=1.0, product=3.0, traced=1.0, pulled=2.0)
     none = dict.fromkeys(("injected", "seed", "copied", "moved", "saved", "loaded"), 0.0)
     costs = StepCosts(**seconds, **none, state_bytes=100, graph_bytes=1000, paths_agree=True)
     asked, plenty = recipe(*changes), Memory(device=10**12, host=10**12)
-    return Setting(asked, build_problem(asked), costs, plenty, evaluation=0.0)
+    return MeasuredRun(asked, build_problem(asked), costs, plenty, evaluation=0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def optuna(monkeypatch):
 def test_plan_counts_the_searches():
     """A grid of a thousand trainings was left out, and took ten times what the plan had said."""
     replay = ReplaySettings(schedule="store-all", steps_per_segment=4)
-    with_search, without = setting(*SEARCH), setting(*RATES)
+    with_search, without = measured(*SEARCH), measured(*RATES)
 
     more = forecast(with_search, replay).seconds.run - forecast(without, replay).seconds.run
 

@@ -15,7 +15,7 @@ from engine.recipes.files import load_recipe
 from engine.replay.plain_training import train_unchecked
 from flows.cli import new
 from flows.cli.app import app
-from flows.cli.new import Start
+from flows.cli.new import StartingPoint
 
 cli = CliRunner()
 ROOT = Path(__file__).parents[3]
@@ -25,13 +25,17 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize(
     "start",
     [
-        Start.SCRIPT,
-        *(pytest.param(each, marks=pytest.mark.exhaustive) for each in Start if each != "script"),
+        StartingPoint.SCRIPT,
+        *(
+            pytest.param(each, marks=pytest.mark.exhaustive)
+            for each in StartingPoint
+            if each != "script"
+        ),
     ],
 )
 def test_test_of_a_new_problem_passes_as_written(start, tmp_path):
     """In a process of its own, as a user runs it."""
-    if start is Start.HF_DATASET:
+    if start is StartingPoint.HF_DATASET:
         pytest.importorskip("datasets", reason="needs the extra datasets")
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     result = cli.invoke(app, ["new", "my_problem", "--from", start, "--folder", str(tmp_path)])
@@ -139,11 +143,11 @@ def test_folder_with_another_engine_is_no_place_for_a_problem(file, tmp_path):
 
 
 NEEDS = {
-    Start.TABLE: "CSV and Parquet need the package pyarrow. Run: pip install -c constraints.txt "
-    "-e '.[parquet]'",
-    Start.PAIRS: "The data, and the test, need the package pillow. Run: pip install",
-    Start.INSTRUCTIONS: "need the package transformers. Run: pip install",
-    Start.SCRIPT: None,
+    StartingPoint.TABLE: "CSV and Parquet need the package pyarrow. Run: pip install -c "
+    "constraints.txt -e '.[parquet]'",
+    StartingPoint.PAIRS: "The data, and the test, need the package pillow. Run: pip install",
+    StartingPoint.INSTRUCTIONS: "need the package transformers. Run: pip install",
+    StartingPoint.SCRIPT: None,
 }
 
 

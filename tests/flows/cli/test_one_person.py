@@ -127,7 +127,7 @@ def test_the_secret_is_in_no_file_that_others_read(mode, is_shown, tmp_path, mon
     log = tmp_path / "log"
     log.touch()
     log.chmod(mode)
-    page = one_person.Page("http://127.0.0.1:1/v2/", "mgd:S3CRET", tmp_path / "open.html")
+    page = one_person.BrowserPage("http://127.0.0.1:1/v2/", "mgd:S3CRET", tmp_path / "open.html")
     with log.open("w") as written:
         monkeypatch.setattr(sys, "stdout", written)
         one_person._tell(page, browser=False)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from engine.storage.location import store_errors
 from flows.cli.terminal.screen import Screen, at_words, plain, say, tell, text
-from flows.cli.terminal.watching import Lines, _line
+from flows.cli.terminal.watching import LineHandler, _line
 
 EVIL = (
     "\x1b]0;title\x07\x1b]52;c;cm0=\x1b\\\x1b[2J\x1b[31m\x9b31m\x90q\x9c[/red][link=https://e]x[/link]"
@@ -59,7 +59,7 @@ def test_warning_with_brackets_is_a_line(capsys):
     """`[/...]` in a path raised inside of the log handler, and the warning was lost."""
     record = logging.LogRecord("x", logging.WARNING, "", 0, "%s in data[old]/[/b]", (EVIL,), None)
     for write in (Screen(stderr=True).print, _line):
-        Lines(write, logging.WARNING, set()).emit(record)
+        LineHandler(write, logging.WARNING, set()).emit(record)
 
     printed = " ".join(capsys.readouterr().err.split())
     assert printed.count("in data[old]/[/b]") == 2
