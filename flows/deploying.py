@@ -76,7 +76,8 @@ class DeployTarget:
 
     Attributes:
         pool: Name of the work pool.
-        variables: Of its base job template; a job variable that is not among them is left out.
+        variables: Variables of its base job template; a job variable that is not among them is left
+            out.
         store: Path or URL that every worker reaches.
         image: Image of the jobs, where the pool has one.
         suffix: Ends the names, for a second deployment of the same recipe.
@@ -193,7 +194,7 @@ def deployment_alone(
     """Return the deployment of a flow that has no recipe of its own.
 
     Args:
-        name: Of ``flows.registry.TRUST`` or ``HOUSEKEEPING``.
+        name: Name of a flow in ``flows.registry.TRUST`` or ``HOUSEKEEPING``.
         target: Where it goes.
         files: Recipes that do not ship, by path, which its form offers as well.
     """

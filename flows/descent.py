@@ -43,10 +43,10 @@ def descent(  # noqa: PLR0913 (the fields of its form)
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
         arguments: Arguments of its problem in place of the recipe's own, by name.
-        outer_steps: In place of ``outer.num_steps``.
-        seed: In place of ``training.seed``.
-        device: In place of ``training.device``.
-        max_seconds: In place of ``budget.max_seconds``.
+        outer_steps: Replaces ``outer.num_steps``.
+        seed: Replaces ``training.seed``.
+        device: Replaces ``training.device``.
+        max_seconds: Replaces ``budget.max_seconds``.
     """
     fields = {
         "outer_steps": outer_steps,

@@ -37,9 +37,9 @@ def replicas(  # noqa: PLR0913 (the fields of its form)
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
         arguments: Arguments of its problem in place of the recipe's own, by name.
-        outer_steps: In place of ``outer.num_steps``.
-        device: In place of ``training.device``.
-        max_seconds: In place of ``budget.max_seconds``.
+        outer_steps: Replaces ``outer.num_steps``.
+        device: Replaces ``training.device``.
+        max_seconds: Replaces ``budget.max_seconds``.
     """
     recipe = taken_from_form(
         recipe,

@@ -65,9 +65,9 @@ def smooth_search(  # noqa: PLR0913 (the fields of its form)
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
         arguments: Arguments of its problem in place of the recipe's own, by name.
-        seed: In place of ``training.seed``.
-        device: In place of ``training.device``.
-        max_seconds: In place of ``budget.max_seconds``.
+        seed: Replaces ``training.seed``.
+        device: Replaces ``training.device``.
+        max_seconds: Replaces ``budget.max_seconds``.
     """
     fields = {"seed": seed, "device": device, "max_seconds": max_seconds}
     form = Form(settings, arguments, fields)

@@ -31,7 +31,7 @@ def check(
     Args:
         recipe: Name of a shipped recipe, or path of a YAML file that the worker has.
         settings: Changes of the recipe, each dotted.key=value as in mgd check --set.
-        device: In place of training.device: cpu, cuda or cuda:N.
+        device: Replaces training.device: cpu, cuda or cuda:N.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
     """
     return trust.check(load_recipe(recipe, _changes(settings, device)), absolute(store))
@@ -50,8 +50,8 @@ def plan(
     Args:
         recipe: Name of a shipped recipe, or path of a YAML file that the worker has.
         settings: Changes of the recipe, each dotted.key=value as in mgd plan --set.
-        device: In place of training.device: cpu, cuda or cuda:N.
-        price: Of an hour of the device, in any currency; empty leaves it out.
+        device: Replaces training.device: cpu, cuda or cuda:N.
+        price: Price of an hour of the device, in any currency; empty leaves it out.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
     """
     return trust.plan(load_recipe(recipe, _changes(settings, device)), absolute(store), price)
@@ -89,7 +89,7 @@ def smoothness(
         recipe: Name of a shipped recipe, or path of a YAML file that the worker has.
         directions: Random directions, two trainings each; empty leaves it to the recipe.
         settings: Changes of the recipe, each dotted.key=value as in mgd smoothness --set.
-        device: In place of training.device: cpu, cuda or cuda:N.
+        device: Replaces training.device: cpu, cuda or cuda:N.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
     """
     given = {} if directions is None else {"directions": directions}

@@ -60,7 +60,7 @@ def show_markdown(store: str, run: str, name: str, text: str, says: str = _GROWS
     Args:
         store: fsspec URL of the store in which it lies too; empty if it is in none.
         run: Name of the run.
-        name: Of its recipe.
+        name: Name of its recipe.
         text: Markdown.
         says: What stands before the link to it in the log.
     """
@@ -92,7 +92,7 @@ class GrowingReport:
     Args:
         recipe: The set-up, of any kind.
         store: fsspec URL of the store.
-        title: Of the report.
+        title: Title of the report.
         board: Where the run stands; None if its parts are runs of their own.
 
     Attributes:

@@ -91,7 +91,7 @@ def report_task(conclude: Callable[P, _Record], name: str) -> Task[P, _Record]:
 
     Args:
         conclude: Writes record and report; one of its parameters is ``store``.
-        name: Of the task's run; ``{recipe.name}`` stands for the recipe's.
+        name: Name of the task's run; ``{recipe.name}`` stands for the recipe's.
     """
     signature = inspect.signature(conclude)
 

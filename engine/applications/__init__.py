@@ -1,1 +1,1 @@
-"""Questions, each from its stages to its report."""
+"""Applications: each folder answers one question, from the stages of its run to its report."""

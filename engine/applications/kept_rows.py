@@ -39,7 +39,7 @@ def rows_of(content: bytes, url: str) -> list[dict[str, Any]]:
 
 
 def only_row(store: str, ref: "Ref", is_wanted: Callable[[str], bool]) -> "Tensor":
-    """Return the one row of a stage that is called so, verified.
+    """Return the only row of a stage with the given name, verified.
 
     Raises:
         CheckpointCorruptError: If there is none, or more than one.

@@ -1,4 +1,4 @@
-"""Operations on a run of any kind: each looks up what the kind of its recipe brings for it.
+"""Operations on a run of any kind: each looks up the function of the recipe's kind.
 
 What lists, shows and cleans a store asks no kind at all; see ``engine.runs.endings``.
 """
@@ -32,7 +32,7 @@ def read_finished(store: str, run: str) -> FinishedRun:
 
     Args:
         store: fsspec URL of the store.
-        run: Its name, or the beginning of it.
+        run: Name of the run, or the beginning of it.
 
     Raises:
         ConfigurationError: If there is no such run, or it has not finished.
@@ -46,9 +46,9 @@ def plan_recipe(recipe: DescentRecipe, store: str, price: float | None = None) -
     """Plan a recipe of any kind: which schedule is the fastest, and what its run takes.
 
     Args:
-        recipe: Of any kind.
+        recipe: Recipe of any kind.
         store: fsspec URL of the store.
-        price: Of an hour of the device.
+        price: Price of an hour of the device.
 
     Raises:
         ConfigurationError: If nothing fits into the memory allowed.
@@ -58,7 +58,7 @@ def plan_recipe(recipe: DescentRecipe, store: str, price: float | None = None) -
 
 
 def keep_plan_of(recipe: DescentRecipe, store: str) -> None:
-    """Keep with a run of another kind than the descent what it is predicted to take.
+    """Keep the predicted cost with a run that is not a descent.
 
     See ``engine.planning.plan.keep_predicted``; a descent keeps what it follows, by ``keep_plan``.
     Where ``keep_product`` has kept a plan, nothing more is kept.
@@ -92,12 +92,12 @@ def _of_kind(recipe: DescentRecipe, found: Forecast, price: float | None) -> For
 
 
 def keep_product(recipe: DescentRecipe, store: str) -> None:
-    """Choose the product of a step for a run that is no descent, and keep it in its plan.
+    """Choose the product of a step for a run that is not a descent, and keep it in its plan.
 
     Where the recipe names the product, nothing is measured; a run that has a plan keeps it.
 
     Args:
-        recipe: Of any kind.
+        recipe: Recipe of any kind.
         store: fsspec URL of the store.
     """
     descent = recipe.descent
@@ -111,7 +111,7 @@ def keep_product(recipe: DescentRecipe, store: str) -> None:
 
 
 def _seconds_of_run(recipe: DescentRecipe, planned: Alternative) -> Seconds:
-    """Return what was predicted with the time of a whole run of the recipe's kind."""
+    """Return the forecast, with the time of a whole run of the recipe's kind."""
     content = planned.model_dump(include=set(Alternative.model_fields))
     forecast, descent = Forecast(**content, alternatives=[]), recipe.descent
     chosen = {name.removeprefix("replay."): value for name, value in planned.settings.items()}
@@ -123,7 +123,7 @@ def _seconds_of_run(recipe: DescentRecipe, planned: Alternative) -> Seconds:
 
 
 def check_recipe(recipe: DescentRecipe, store: str) -> CheckReport:
-    """Try a recipe of any kind before it is run; what was tried stays in the store.
+    """Check a recipe of any kind before it is run; the report is kept in the store.
 
     Raises:
         ConfigurationError: If the store cannot be written, its problem is another one each time,

@@ -48,7 +48,7 @@ class OpenRun:
     Attributes:
         store: fsspec URL of the store; a local path is absolute.
         name: Whole name of the run.
-        recipe: Its settings.
+        recipe: Settings of the run.
         record: What it did; None while it has not finished.
         finished: Whether it has ended, and no start has gone on with it since.
     """
@@ -62,7 +62,7 @@ class OpenRun:
 
     @property
     def standing(self) -> str:
-        """Whether it has finished, in a sentence, and how it goes on if not."""
+        """Sentence on whether the run has finished, and on how to continue it if not."""
         if self.finished:
             return f"Run {self.name} has finished."
         far = f": {len(self.iterates)} outer steps have been scored" if self._descends else ""
@@ -73,7 +73,7 @@ class OpenRun:
 
     @property
     def headline(self) -> str:
-        """What came of it, in a sentence; of a run that has not finished, how far it is."""
+        """Sentence on the result, or on the progress of a run that has not finished."""
         return self.standing if self.record is None else self.record.headline()
 
     @property
@@ -94,7 +94,7 @@ class OpenRun:
 
     @property
     def curves(self) -> list[Curve]:
-        """What can be drawn over the curves of another run; may be none."""
+        """Curves that can be compared with those of another run; may be empty."""
         return self._result.curves()
 
     @property
@@ -128,7 +128,7 @@ class OpenRun:
         return getattr(self.record, "chosen", len(self.iterates) - 1)
 
     def again(self) -> "OpenRun":
-        """Return the run as it is now, for one that goes on: this object stays what it was.
+        """Open the run again, to see its progress; this object does not change.
 
         Raises:
             As ``open_run``.
@@ -249,7 +249,7 @@ class OpenRun:
 
     @property
     def report(self) -> str:
-        """Where its report is, a path or a URL.
+        """Path or URL of the report.
 
         Raises:
             ConfigurationError: If there is none yet.
@@ -260,7 +260,7 @@ class OpenRun:
 
     @cached_property
     def figures(self) -> list[ShownFigure]:
-        """The drawings of its report, which a notebook shows; none while it has no report."""
+        """Figures of the report, which a notebook shows; empty while there is no report."""
         content = self._content(REPORT)
         return [] if content is None else figures_of(content.decode(errors="replace"))
 
@@ -340,7 +340,7 @@ class OpenRun:
 
     @property
     def _result(self) -> "FinishedRun | Iterates":
-        """What there is to show: the record, or the outer steps so far; other kinds have none."""
+        """The record, or the outer steps so far, of which an unfinished run of another kind has none."""
         if self.record is not None:
             return self.record
         from engine.applications.descent.iterates import Iterates

@@ -54,8 +54,8 @@ def candidate(data: DataSet, place: int, number: int | None = None) -> ShownExam
     """Return a training candidate.
 
     Args:
-        data: Whose candidate it is.
-        place: In the training split.
+        data: Data whose candidate it is.
+        place: Place in the training split.
         number: What it is called where it has no name; by default its id in the data set.
     """
     train = data.splits["train"]
@@ -79,7 +79,7 @@ def candidate(data: DataSet, place: int, number: int | None = None) -> ShownExam
 
 
 def _with_truth(look: ShownExample, data: DataSet, place: int) -> ShownExample:
-    """Return a look at a training candidate that says its true label, where that is known."""
+    """Return a training candidate with its true label, where that is known."""
     if data.true_labels is None:
         return look
     true = data.class_name(int(data.true_labels[place]))
@@ -95,10 +95,10 @@ def held_out(data: DataSet, split: str, place: int, name: str) -> ShownExample:
     """Return an example of a held-out split.
 
     Args:
-        data: Whose example it is.
+        data: Data whose example it is.
         split: Objective, validation or test.
-        place: In the split.
-        name: What it is called where it has no name.
+        place: Place in the split.
+        name: What the example is called where it has no name.
     """
     known = data.held_out_names.get(split, ())
     called = known[place] if known else name
@@ -108,7 +108,7 @@ def held_out(data: DataSet, split: str, place: int, name: str) -> ShownExample:
 
 
 def _plain(data: DataSet, split: str, place: int, name: str) -> ShownExample:
-    """Return an example of any split that nobody gave a look of its own."""
+    """Return an example of any split for which the problem has no display of its own."""
     examples = data.splits[split]
     if data.texts is not None:
         passage = data.texts.splits[split][place]
@@ -178,7 +178,7 @@ def _shown_columns(names: list[str]) -> tuple[list[str], int]:
 
 
 def _own(show: Callable[[int], Any], place: int, name: str) -> ShownExample:
-    """Return what a problem's own function shows: a picture, a text, or a row."""
+    """Return an example as the problem's own function shows it: a picture, a text, or a row."""
     try:
         found: Any = show(place)
         if hasattr(found, "save"):  # as pictures of Pillow have

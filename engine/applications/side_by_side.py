@@ -1,4 +1,4 @@
-"""Runs side by side: what differs in what was asked, what came of each, curves over one another.
+"""Runs side by side: the settings that differ, the results, and curves in one figure.
 
 Nothing here knows a kind of run: numbers, quantities and curves are what the records say.
 """
@@ -28,10 +28,10 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True, repr=False)
 class SideBySide:
-    """Some runs, and what tells them apart.
+    """Comparison of several runs: the settings that differ, and their results.
 
     Attributes:
-        runs: In the order in which they were named.
+        runs: Runs in the order in which they were named.
         settings: Settings that differ: ``setting``, then a value for each run by its name.
         numbers: What stands at the top of each report, likewise.
         quantities: Every number of the results; None where a run has it not.
@@ -46,7 +46,7 @@ class SideBySide:
         return f"SideBySide({', '.join(self.names)}: {self.headline})"
 
     def _repr_html_(self) -> str:
-        """Return what differs and what came of it as tables, for a notebook."""
+        """Return the differing settings and the results as tables, for a notebook."""
         rows = [each for each in (self.settings, self.numbers) if each]
         return pairs_html("Side by side", {}, [self.headline]) + "".join(map(rows_html, rows))
 
@@ -57,7 +57,7 @@ class SideBySide:
 
     @property
     def headline(self) -> str:
-        """In what they differ, in a sentence."""
+        """Sentence on the settings in which the runs differ."""
         keys = [row["setting"] for row in self.settings]
         if not keys:
             return f"{len(self.runs)} runs of the same settings."
@@ -76,7 +76,7 @@ class SideBySide:
         return found
 
     def content(self) -> dict[str, Any]:
-        """Return all of it as a JSON object."""
+        """Return the comparison as a JSON object."""
         return {
             "runs": [
                 {"run": run.name, "finished": run.finished, "headline": run.headline}
@@ -173,7 +173,7 @@ def draw(name: str, by_run: dict[str, Curve], names: Sequence[str]) -> "matplotl
     """Draw one curve of each run over those of the others.
 
     Args:
-        name: Of the curve.
+        name: Name of the curve.
         by_run: Run to its curve.
         names: All runs: the same one looks the same in every figure.
     """

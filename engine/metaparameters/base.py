@@ -45,7 +45,7 @@ class Metaparameter:
         """Return what there is to show of a descent.
 
         Args:
-            recipe: Its settings.
+            recipe: Settings of the run.
             before: z_0, shaped like ``value``.
             after: z at the chosen iterate, of the same shape.
         """

@@ -30,7 +30,7 @@ class Histogram:
 
     Attributes:
         values: Any shape.
-        label: What they are.
+        label: What the values are.
         counted: What there is of them: parameters, for example.
     """
 
@@ -44,7 +44,7 @@ class Line:
     """A number for each training step.
 
     Attributes:
-        heights: By step.
+        heights: Heights by step.
         dots: (step, height) of points that are marked.
     """
 
@@ -57,8 +57,8 @@ class Lines:
     """A line before and one after.
 
     Attributes:
-        before: At the start.
-        after: At the chosen iterate.
+        before: Line at the start.
+        after: Line at the chosen iterate.
         label: What the heights are, with their unit.
     """
 
@@ -74,7 +74,7 @@ class Bars:
     Attributes:
         before: Heights at the start, shape (things,).
         after: Heights at the chosen iterate, shape (things,).
-        things: What there is a bar of.
+        things: Name of what the bars stand for.
         label: What the heights are, with their unit.
     """
 
@@ -89,8 +89,8 @@ class Panels:
     """Numbers by name, each in a panel of its own, since their units differ.
 
     Attributes:
-        before: At the start.
-        after: At the chosen iterate, with the same names.
+        before: Numbers at the start.
+        after: Numbers at the chosen iterate, with the same names.
     """
 
     before: dict[str, float]
@@ -102,8 +102,8 @@ class Pictures:
     """Pictures before and after, those that changed most.
 
     Attributes:
-        before: At the start, shape (pictures, ...).
-        after: At the chosen iterate, of the same shape.
+        before: Pictures at the start, shape (pictures, ...).
+        after: Pictures at the chosen iterate, of the same shape.
     """
 
     before: Tensor

@@ -93,10 +93,10 @@ def exchange_update(
     with the lowest gain one, pair by pair, while the one that gains is better.
 
     Args:
-        share: Of the uses, how many are replaced at most.
+        share: Largest share of the uses that is replaced.
         probability: Share of the candidates in the shard.
         decay: Factor on the share after every outer step.
-        seed: Of the shard.
+        seed: Seed of the shard.
         max_count: Uses that one candidate may have; 1 keeps a subset.
 
     References:
@@ -133,8 +133,8 @@ def torch_update(name: str, step_size: float, *, decay: float = 1.0) -> Outer:
     """Move by any optimizer of ``torch.optim`` with its default settings.
 
     Args:
-        name: Its class name, e.g. ``"Adam"``.
-        step_size: Its learning rate.
+        name: Name of the optimizer's class, e.g. ``"Adam"``.
+        step_size: Learning rate of the optimizer.
         decay: Factor on the learning rate after every outer step.
     """
 

@@ -52,7 +52,7 @@ def attention(  # noqa: PLR0913 (the signature of torch's function, in whose pla
         attn_mask: True where a row may read a column, or numbers that are added to the scores.
         dropout_p: Share of the matrix that is dropped, by the draws of torch's math kernel.
         is_causal: Whether a row reads the columns up to its own only.
-        scale: Of the scores; 1 / sqrt(size) by default.
+        scale: Scale of the scores; 1 / sqrt(size) by default.
         enable_gqa: Whether several heads of the query share one of key and value.
 
     Cost:

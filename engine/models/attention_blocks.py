@@ -43,7 +43,7 @@ class AttentionOptions(NamedTuple):
         kept: Which numbers of the matrix dropout keeps, bool of shape (batch, heads, rows,
             columns); None without dropout.
         is_causal: Whether a row reads the columns up to its own only.
-        scale: Of the scores.
+        scale: Scale of the scores.
         dropout: Share of the matrix that is dropped.
     """
 

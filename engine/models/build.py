@@ -63,7 +63,7 @@ def check_model(settings: ModelSettings, input_shape: tuple[int, ...]) -> None:
     """Refuse settings that the architecture does not read, or that the examples do not fit.
 
     Raises:
-        ConfigurationError: With the value, the reason and the remedy.
+        ConfigurationError: If a setting is refused; names its value, the reason and the remedy.
     """
     name, model = settings.name.value, model_of(settings.name)
     if settings.norm not in model.norms:

@@ -163,7 +163,7 @@ def check_is_image(settings: ModelSettings, input_shape: tuple[int, ...]) -> Non
     """Refuse what is no image.
 
     Raises:
-        ConfigurationError: With the setting to change.
+        ConfigurationError: If it is refused; names the setting to change.
     """
     if len(input_shape) != 3:
         raise ConfigurationError(

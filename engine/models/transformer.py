@@ -18,7 +18,7 @@ def check_heads(settings: ModelSettings) -> None:
     """Refuse heads of unequal size.
 
     Raises:
-        ConfigurationError: With the setting to change.
+        ConfigurationError: If it is refused; names the setting to change.
     """
     if settings.width % settings.heads:
         raise ConfigurationError(

@@ -39,7 +39,7 @@ class seeded:
     Args:
         seed: The run's.
         *purpose: What is drawn for, e.g. ("step", t).
-        device: Its generator is seeded too.
+        device: Device whose generator is seeded too.
     """
 
     def __init__(self, seed: int, *purpose: str | int, device: torch.device | None = None) -> None:
@@ -99,7 +99,8 @@ def deterministic(threads: int | None = None, *, tf32: bool = False) -> Iterator
 
     Raises:
         ConfigurationError: If the process is set up so that bits cannot repeat.
-        DeterminismError: At the end, if something in the block has moved a switch; names it.
+        DeterminismError: If something in the block has moved a switch, which is seen at the end;
+            names it.
     """
     with PROCESS:
         os.environ.setdefault(_CUBLAS, _CUBLAS_SAFE[0])

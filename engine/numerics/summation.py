@@ -13,7 +13,7 @@ def tree_sum(parts: Iterable[_Part], add: Callable[[_Part, _Part], _Part]) -> _P
     whoever makes a block of 2^k parts, from a multiple of 2^k on, can add them by itself.
 
     Args:
-        parts: In order; at least one. They are asked for one after the other.
+        parts: Parts in order; at least one. They are asked for one after the other.
         add: Adds two of them, the left one first; it may use up both.
 
     Cost:

@@ -31,10 +31,10 @@ class MeasuredRun:
     """A run whose steps were measured.
 
     Attributes:
-        recipe: Its settings.
-        problem: What they stand for.
-        costs: What its steps cost.
-        memory: What it may use.
+        recipe: Settings of the run.
+        problem: Problem that the recipe describes.
+        costs: Measured costs of its steps.
+        memory: Bytes that it may use.
         evaluation: Seconds of scoring a trained model.
     """
 

@@ -1,4 +1,4 @@
-"""What a run was predicted to cost, kept with the run, and beside it what it did cost."""
+"""Predicted cost of a run, kept with the run."""
 
 from contextlib import suppress
 from typing import Any
@@ -44,7 +44,7 @@ class Seconds(Document):
 
 
 class Alternative(Document):
-    """What a run costs with one choice of schedule, segments and unroll."""
+    """Predicted cost of a run with one choice of schedule, segments and unroll."""
 
     schedule: ScheduleName
     """Schedule inside a segment."""
@@ -76,7 +76,7 @@ class Alternative(Document):
 
 
 class Forecast(Alternative):
-    """The choice of a planner, and what else there was."""
+    """The planner's choice, and the alternatives that it considered."""
 
     alternatives: list[Alternative]
     """The best of each schedule, the fastest first."""

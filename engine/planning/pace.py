@@ -1,4 +1,4 @@
-"""How fast this machine runs Python, by which the time of a report is guessed.
+"""Speed of Python on this machine, from which the time of a report is guessed.
 
 A report draws and loads; no plain step tells how long that takes, since a step may be small or
 large. So a guess in seconds is scaled by a piece of Python that is the same everywhere.

@@ -45,7 +45,7 @@ def plan(
         recipe: The set-up. Of its replay, the caps, the product and the segments are read; the
             schedule is one of the alternatives.
         store: fsspec URL of the store.
-        price: Of an hour of the device.
+        price: Price of an hour of the device.
         num_outputs: K, outputs that one reverse sweep differentiates.
 
     Raises:
@@ -85,14 +85,14 @@ def keep_plan(recipe: DescentRecipe, store: str) -> None:
 def keep_predicted(
     recipe: DescentRecipe, store: str, of_kind: Callable[[Forecast], Forecast]
 ) -> None:
-    """Predict what a run of another kind than the descent takes, and keep that with the run.
+    """Predict the cost of a run that is not a descent, and keep it with the run.
 
     It changes no bit: the product of a step is the reference, as without a plan. If the recipe
     leaves the schedule to the planner, the run follows the one that is kept. If no plan can be
     made, none is kept, and the stages that reverse the run refuse it.
 
     Args:
-        recipe: Whose training is that of the run, under the run's name.
+        recipe: Recipe whose training is that of the run, under the run's name.
         store: fsspec URL of the store.
         of_kind: Turns the plan of a descent into that of the run.
     """
@@ -215,7 +215,7 @@ def fastest_product(recipe: DescentRecipe, problem: BuiltProblem, num_outputs: i
 
 
 def _quick(problem: BuiltProblem) -> float:
-    """Return about what a plain step takes."""
+    """Return a rough estimate of the seconds of a plain step."""
     routine = problem.routine
     z, state = routine.point(), routine.initial_state()
     with deterministic():

@@ -12,10 +12,10 @@ take longer. For the small nets of the recipes with a grid, 100 take 14 to 19 tr
 
 
 def together(number: int, *, scored: bool = False) -> float:
-    """Return the time of a stage that may carry out so many trainings as one, in trainings.
+    """Return the time of a stage of several trainings, which may be batched, in trainings.
 
     Args:
-        number: Of trainings.
+        number: Number of trainings.
         scored: Whether queries are scored after each.
     """
     if scored:

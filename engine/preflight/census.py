@@ -1,4 +1,4 @@
-"""What the operations of one step are: kinks, low precision, dropout, missing second derivatives.
+"""Survey of the operations of one step: kinks, low precision, dropout, second derivatives.
 
 One gradient is taken, with its graph, while torch tells every operation that it carries out.
 """
@@ -51,7 +51,7 @@ KINKS = {
 
 @dataclass
 class Census:
-    """What was seen in one step.
+    """Operations that were seen in one step.
 
     Attributes:
         kinks: Words for operations with kinks.
@@ -114,7 +114,7 @@ class _Dropout(FunctionMode):
 
 
 def take_census(routine: Routine) -> Census:
-    """Take the gradient of step 0 once, and see which operations it is made of."""
+    """Compute the gradient of step 0 once, and record its operations."""
     census = Census()
     params = routine.initial_state()["params"].detach().requires_grad_()
     term = routine.first_piece(next(routine.terms(0)))
@@ -175,7 +175,7 @@ def check_second_derivatives(census: Census) -> Check:
 
 
 def check_dropout(census: Census) -> Check:
-    """Warn about dropout that drops nothing."""
+    """Warn about dropout that is switched off in training although its probability is above 0."""
     calls = census.active + census.inert
     share = census.active / calls if calls else None
     if census.inert:
@@ -198,7 +198,7 @@ def check_dropout(census: Census) -> Check:
 
 
 def check_eps_root(routine: Routine) -> Check | None:
-    """Warn of Adam and RMSprop that divide by next to nothing; None for other optimizers."""
+    """Warn if Adam or RMSprop divides by almost 0; None for other optimizers."""
     divisor = routine.optimizer.divisor
     if divisor is None:
         return None
@@ -219,7 +219,7 @@ def check_eps_root(routine: Routine) -> Check | None:
 
 
 def check_shards(routine: Routine) -> Check | None:
-    """Warn of what goes by the examples of a shard alone; None where nothing does."""
+    """Warn of what is computed from the examples of one shard alone; None if nothing is."""
     said = note_of_shards(routine) if routine.shards > 1 else ""
     if not said:
         return None

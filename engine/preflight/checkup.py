@@ -151,7 +151,7 @@ def _on_twins(
     num_directions: int,
     replay: ReplaySettings,
 ) -> Generator[Check, None, bool]:
-    """Make the checks that train; return whether steps repeat."""
+    """Run the checks that train a twin; return whether steps repeat their bits."""
     run: LongRun | None = None
 
     def train_and_replay() -> Check:
@@ -252,7 +252,7 @@ def _long_checks(run: LongRun, output: Output, replay: ReplaySettings) -> Iterat
 
 
 def _attempt(name: str, make: Callable[[], Check]) -> Check:
-    """Make a check; what the engine refuses on the way is its result."""
+    """Run a check; an error of the engine on the way becomes a refusing check."""
     try:
         with doing(f"check of {name}"):
             return make()

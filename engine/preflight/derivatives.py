@@ -1,4 +1,4 @@
-"""Is the metagradient the derivative of the run? Two references that share little with REPLAY.
+"""Checks of the metagradient against two references that share little code with REPLAY.
 
 Autograd through the whole run shares the step's code, so it finds what the reverse sweep loses.
 Central differences share no derivative at all, so they find what the user's code hides from
@@ -81,7 +81,7 @@ def relative_error(found: Metaparams, expected: Metaparams) -> float:
 
 @dataclass
 class Direction:
-    """One direction in z, along one metaparameter, and what was found along it.
+    """One direction in z, along one metaparameter, and the differences found along it.
 
     Attributes:
         vector: v.
@@ -168,7 +168,7 @@ def check_differences(
 def _measured_directions(
     routine: Routine, output: Output, found: Metaparams, count: int
 ) -> list[Direction]:
-    """Return random directions with central differences along them, at as few distances as do."""
+    """Return random directions with central differences along them, at as few as suffice."""
     directions = _directions(found, count)
     vectors = [direction.vector for direction in directions]
     together = central_differences(routine, output, vectors, DISTANCES[0])

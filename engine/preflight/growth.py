@@ -1,4 +1,4 @@
-"""How an adjoint grows on its way back through a run, and what that says.
+"""Growth of an adjoint on its way back through a run, and how to read it.
 
 Backwards through plain gradient descent the adjoint is multiplied by 1 - r H at each step, with the
 learning rate r and the curvature H. Where r times an eigenvalue of H passes 2, that factor is below

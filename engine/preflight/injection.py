@@ -1,4 +1,4 @@
-"""Do the steps at which counts are injected agree with the steps around them?
+"""Check that the steps at which counts are injected agree with the steps around them.
 
 Algorithm 1 takes the derivative by a copy of an example in one batch, k, for that by a copy in all
 of them. With momentum, or where a step overshoots, the derivative swings with k, and between two
@@ -162,7 +162,7 @@ def check_injection(routine: Routine, output: Output, name: str, replay: ReplayS
 
 
 def _schedule(routine: Routine, first: int) -> ScheduleName:
-    """Return one that replays nothing where all states from a step on are small."""
+    """Return a schedule that replays nothing where all states from a step on are small."""
     row = sum(each.numel() * each.element_size() for each in routine.initial_state().values())
     is_small = (routine.num_steps - first) * row <= _SMALL
     return ScheduleName.STORE_ALL if is_small else ScheduleName.KARY
@@ -173,7 +173,7 @@ _SMALL = 1 << 26
 
 
 def _untried(own: Sequence[int], num_steps: int) -> Check:
-    """Say of a long run that its steps were not compared; a sum of several is robust."""
+    """Return the check of a long run, whose steps are not compared; a sum of several is robust."""
     single = len(own) == 1
     return Check(
         name="injection",

@@ -1,4 +1,4 @@
-"""Metasmoothness: does a small change of the set-up change the trained model in proportion?
+"""Metasmoothness: whether a small change of the set-up changes the trained model in proportion.
 
 Where it does not, a metagradient is true and useless. Two definitions, each from trainings at z,
 z + h v and z + 2 h v, without any metagradient. Definition 1 is the curvature of the output along
@@ -224,7 +224,7 @@ def agreement(
 
 
 def gather(first: Sequence[float], second: Sequence[float | None], step: float) -> Metasmoothness:
-    """Put the values along each direction together.
+    """Gather the values along each direction.
 
     Raises:
         ConfigurationError: If no parameter moved along any direction.
@@ -242,7 +242,7 @@ def gather(first: Sequence[float], second: Sequence[float | None], step: float) 
 
 
 def explain(found: Metasmoothness) -> list[str]:
-    """Say what the numbers mean, beside the values that mean nothing."""
+    """Say what the numbers mean, next to those of independent and of chaotic trainings."""
     one, two = found.definition_1, found.definition_2
     many = len(two.directions)
     sentences = [

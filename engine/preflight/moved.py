@@ -1,4 +1,4 @@
-"""Trainings at z and around it as one batched run, where that comes to the same.
+"""Trainings at z and around it as one batched run, where the results are the same.
 
 What is measured is how far trainings end from each other, which may be little. A batched run sums
 in another order than a single one, so it counts only where what that moves is small beside it.
@@ -57,7 +57,7 @@ def train_around(
 
 
 def never_around(routine: Routine, number: int) -> str | None:
-    """Say why so many trainings are no batched run, as far as that is known without a step.
+    """Say why so many trainings cannot be one batched run, as far as that is known without a step.
 
     Models of which few go through a step together gain little, and one after the other they are
     stages that workers share and that are kept one by one.

@@ -84,7 +84,7 @@ def whole_run_gradient(
 
 
 def _bordered(routine: Routine, state: State) -> State:
-    """Return a state before which the backward pass finds the module as the step has left it.
+    """Return a state at which the backward pass restores the module to what the step had left.
 
     Code that runs in the backward pass, such as a function that computes again what it did not
     keep, reads the module; by then another step's parameters would be in it.
@@ -101,7 +101,7 @@ def _bordered(routine: Routine, state: State) -> State:
 
 
 class _Border(torch.autograd.Function):
-    """Nothing, of which the backward pass calls a function first."""
+    """Identity whose backward pass calls a function first."""
 
     @staticmethod
     def forward(ctx: Any, call: Callable[[], None], *rows: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401 (torch's own)
@@ -115,7 +115,7 @@ class _Border(torch.autograd.Function):
 
 
 def _refuse_foreign(routine: Routine, output: Output, z: Metaparams) -> None:
-    """Refuse loss and output that read what is trained from elsewhere, and so another run's."""
+    """Refuse a loss or output that reads the trained parameters from outside its arguments."""
     state = routine.initial_state(z)
     leaves = {n: row.detach().requires_grad_(row.is_floating_point()) for n, row in state.items()}
     known, term = [*leaves.values(), *z.values()], next(routine.terms(0))

@@ -1,4 +1,4 @@
-"""Metasmoothness along few directions: does a small change of z move the trained model evenly?"""
+"""Metasmoothness along a few directions: whether a small change of z moves the model evenly."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -53,7 +53,7 @@ def check_metasmoothness(run: LongRun, output: Output, num_directions: int = 2) 
 
 
 def _go_together(routine: Routine, num_directions: int) -> bool:
-    """Say whether all trainings fit into a part of a batched run with room to spare."""
+    """Say whether all trainings fit into one batched run, with memory to spare."""
     return at_once(routine) >= 4 * num_directions
 
 

@@ -1,4 +1,4 @@
-"""Does the run train, and does the adjoint stay in bounds? On a twin at the run's own rates."""
+"""Checks on a twin at the run's own rates: its loss falls, and its adjoint stays bounded."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a preflight says: one verdict for each check, with a number, a cause and a remedy."""
+"""Results of a preflight: one verdict for each check, with a number, a cause and a remedy."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -64,7 +64,7 @@ class Check(Document):
         return f"{'≥' if self.name in _AT_LEAST else '≤'} {self.limit:.3g}"
 
     def meaning(self) -> str:
-        """Return what was found and what helps, for somebody who wrote a recipe."""
+        """Return the cause and the remedy, in the words of a recipe."""
         return with_settings(f"{self.cause} {self.remedy}".strip(), self.settings)
 
     def in_recipe(self) -> str:
@@ -178,7 +178,7 @@ def heed_later(found: Sequence[str], mode: PreflightMode) -> Sequence[str]:
     """Return what was found to be wrong in later steps; stop the run, unless told not to.
 
     Args:
-        found: In words; see ``engine.replay.later_steps``.
+        found: What was found, in words; see ``engine.replay.later_steps``.
         mode: What follows from it, as from what the preflight finds.
 
     Raises:

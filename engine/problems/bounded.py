@@ -160,7 +160,7 @@ def python_size(array: Any) -> int:  # noqa: ANN401 (of pyarrow)
     Python makes an object of each.
 
     Args:
-        array: Of pyarrow, chunked or not.
+        array: Array of pyarrow, chunked or not.
     """
     compute, kind = import_module("pyarrow.compute"), array.type
     if hasattr(array, "chunks"):

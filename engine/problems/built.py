@@ -57,7 +57,7 @@ class BuiltProblem:
         output: phi, the mean loss over the objective split unless the problem has another.
         held_out: Objective, validation and test examples, on the device.
         score: Maps (model, held-out examples) to its numbers, the loss among them.
-        loss: Of held-out examples, one number for each.
+        loss: Loss of held-out examples, one number for each.
         fresh_model: Maps a seed to a model with a start of its own, on the CPU.
         origin: What the bits depend on besides settings and data: packages, initial parameters,
             and what the problem trains with of its own.
@@ -292,7 +292,7 @@ def make_model(
     Args:
         recipe: Names the function, which is called again for a fresh model that it made itself.
         problem: What it returned.
-        seed: Of the start.
+        seed: Seed of the start.
         fresh: Whether the start has to be another than the problem's own.
 
     Raises:

@@ -26,7 +26,7 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
 
     Args:
         recipe: Names the function.
-        seed: In place of ``training.seed``, for a model with another start.
+        seed: Seed in place of ``training.seed``, for a model with another start.
 
     Raises:
         ConfigurationError: If the function raises an error, or returns something else; it says
@@ -104,7 +104,7 @@ def surroundings(seed: int, dtype: torch.dtype, purpose: str = "problem") -> Ite
     All of them belong to the process, so they are changed only while no other thread trains.
 
     Args:
-        seed: Of the run.
+        seed: Seed of the run.
         dtype: Number format of the run.
         purpose: What is drawn, which has random numbers of its own.
     """

@@ -21,7 +21,8 @@ def check_fits(recipe: DescentRecipe, problem: Problem) -> None:
     """Refuse settings that have no meaning for a problem.
 
     Raises:
-        ConfigurationError: With the setting, its value, the reason and the remedy.
+        ConfigurationError: If it is refused; names the setting, its value, the reason and the
+            remedy.
     """
     smoothed = recipe.metaparameters.smooths_labels
     loss = problem.training_loss or problem.loss
@@ -73,7 +74,7 @@ def check_baselines_fit(recipe: DescentRecipe, data: DataSet) -> None:
     """Refuse baselines that a problem cannot have.
 
     Raises:
-        ConfigurationError: With the baseline, the reason and the remedy.
+        ConfigurationError: If it is refused; names the baseline, the reason and the remedy.
     """
     if BaselineName.LABEL_FLIP in recipe.baselines:
         check_classes(data, "baselines names label-flip")

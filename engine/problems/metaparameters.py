@@ -31,7 +31,7 @@ def make_metaparameter(
     Args:
         recipe: Says which.
         data: The examples.
-        model: At its start.
+        model: Model at its start.
         problem: May have embeddings, and metaparameters of its own.
     """
     train, embedding = data.splits["train"], problem.embedding

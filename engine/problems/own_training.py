@@ -84,7 +84,7 @@ def check_own_training(recipe: DescentRecipe, problem: Problem) -> None:
     """Refuse settings of a recipe that nothing would read, because the problem has its own.
 
     Raises:
-        ConfigurationError: With the setting, its value and the remedy.
+        ConfigurationError: If it is refused; names the setting, its value and the remedy.
     """
     own, unread = [], []
     if problem.optimizer is not None:

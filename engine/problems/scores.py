@@ -21,8 +21,8 @@ def class_scores(model: nn.Module, examples: Examples, chunk: int) -> dict[str, 
     """Return mean ``loss`` and ``accuracy`` of a classifier, as ``Problem.score`` gives them.
 
     Args:
-        model: In evaluation mode.
-        examples: With a class for each, or for each of its tokens; on the model's device.
+        model: Model in evaluation mode.
+        examples: Examples with a class for each, or for each of its tokens; on the model's device.
         chunk: Examples evaluated at a time.
     """
     return classification_scores(model, examples.inputs, examples.labels, chunk=chunk)
@@ -38,7 +38,7 @@ def mean_scores(
     """Return ``loss`` and each metric, means over the examples.
 
     Args:
-        model: In evaluation mode.
+        model: Model in evaluation mode.
         examples: As ``MeanLoss`` takes them, on the model's device.
         chunk: Examples evaluated at a time.
         loss: One number for each example.
@@ -77,7 +77,7 @@ def unchanged(model: nn.Module, what: str) -> Iterator[None]:
     goes on from there, and what the next metric and the next examples are judged by.
 
     Args:
-        model: In evaluation mode.
+        model: Model in evaluation mode.
         what: The code, at the head of a sentence.
 
     Raises:
@@ -124,7 +124,7 @@ def check_choice(outer: OuterSettings, scores: Mapping[str, Any]) -> None:
 
     Args:
         outer: Says what chooses.
-        scores: Of any model on the split that chooses, by name.
+        scores: Scores of any model on the split that chooses, by name.
 
     Raises:
         ConfigurationError: Says what is measured.

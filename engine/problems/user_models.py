@@ -23,7 +23,7 @@ def model_maker(
         model: Settings of a shipped model, or a class or function, see ``own_model``, which is
             called with those of ``input_shape``, ``num_inputs`` and ``num_outputs`` that its
             signature has.
-        input_shape: Of one example, without the batch axis.
+        input_shape: Shape of one input, without the batch axis.
         num_outputs: Numbers that the model has for an example.
 
     Raises:

@@ -38,7 +38,7 @@ class OuterLine:
 
     Attributes:
         number: n.
-        loss: On the split that chooses.
+        loss: Loss on the split that chooses.
         objective: Loss on the objective; None if that is the split that chooses.
         measures: What was measured besides on the split that chooses: accuracy, own metrics.
         seconds: Since the run began.
@@ -67,7 +67,7 @@ class Running:
     """A stage at work.
 
     Attributes:
-        name: Of the stage, in words.
+        name: Name of the stage, in words.
         share: Which part of it is done, 0 to 1; None if that is not known.
         step: The step that was done last; None before the first.
         num_steps: T.
@@ -90,7 +90,7 @@ class Seen:
     """A board at one moment.
 
     Attributes:
-        title: Of the run.
+        title: Title of the run.
         share: Which part of it is done, 0 to 1.
         elapsed: Seconds since it began.
         left: Seconds that it still takes; None if nothing can be said.
@@ -217,8 +217,8 @@ class Course:
     """What a run will do.
 
     Attributes:
-        title: Of the run, for people.
-        works: Its stages.
+        title: Title of the run, for people.
+        works: Stages of the run.
         in_seconds: Whether their weights are seconds.
         judge: The split that chooses among them.
         outer: Says what is measured there to choose, and whether the highest is looked for.
@@ -238,7 +238,7 @@ class Board:
 
     Args:
         course: What the run will do.
-        meter: On which the engine writes what it does in this process.
+        meter: Meter on which the engine writes what it does in this process.
         clock: Seconds, only forward.
     """
 
@@ -274,9 +274,9 @@ class Board:
         """Note that a stage begins.
 
         Args:
-            name: Of the stage in its run.
-            kind: Of stage.
-            meter: On which its steps are written; that of the board by default.
+            name: Name of the stage in its run.
+            kind: Kind of stage.
+            meter: Meter on which its steps are written; that of the board by default.
             share: Says which part of it is done, where it is a run with a board of its own.
         """
         if meter is None and share is None:
@@ -290,7 +290,7 @@ class Board:
         """Note that a stage is done.
 
         Args:
-            name: Of the stage in its run.
+            name: Name of the stage in its run.
             cached: Whether it was found done.
             timed: Whether it took the time since its beginning.
         """

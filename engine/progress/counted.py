@@ -25,7 +25,7 @@ def whole_work(
         num_steps: T.
         first_step: The step at which the sweep ends.
         outputs: Outputs that are differentiated at once.
-        kind: Of the work.
+        kind: Kind of the work.
     """
     cost = measure(whole_run(num_steps, maker, first_step=first_step, tier=maker.first_tier))
     pull = pull_of(outputs)

@@ -66,7 +66,8 @@ def in_words(name: str, *, has_outer_steps: bool = True) -> str:
     """Return what a stage does, e.g. ``training steps 0 to 60 of outer step 3``.
 
     Args:
-        name: Of the stage in its run, e.g. ``train[3] 0-60``; one of another form stays as it is.
+        name: Name of the stage in its run, e.g. ``train[3] 0-60``; one of another form stays as it
+            is.
         has_outer_steps: Whether its run has any; an attribution trains once.
     """
     found = _NAME.fullmatch(name)

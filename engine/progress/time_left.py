@@ -128,7 +128,7 @@ class _Begun:
     """A work at hand.
 
     Attributes:
-        work: It.
+        work: The work.
         at: When it began, s.
         share: Which part is done, 0 to 1; None if that is not known.
         first: When somebody saw for the first time that a part was done, and which.
@@ -191,9 +191,9 @@ class TimeLeft:
         """Note that a work begins: the next of its kind, or one more if there is none.
 
         Args:
-            name: By which it is known until its end.
-            kind: Of the work.
-            now: By a clock that only goes forward, s.
+            name: Name by which it is known until its end.
+            kind: Kind of the work.
+            now: Time in seconds, by a clock that only goes forward.
         """
         self._count(now)
         waiting = self._kinds[kind].waiting if kind in self._kinds else deque[Work]()

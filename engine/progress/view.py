@@ -104,10 +104,10 @@ class _Bar:
     """A bar, which knows how wide it is when it is drawn.
 
     Args:
-        bars: Of the same picture.
+        bars: Bars of the same picture.
         share: Which part is full; None if it only moves.
         behind: What stands behind it.
-        style: Of that.
+        style: Style of that.
     """
 
     def __init__(self, bars: _Bars, share: float | None, behind: str, style: str) -> None:

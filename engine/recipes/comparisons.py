@@ -46,12 +46,12 @@ def check_baselines(
     """Refuse baselines of another question, or one that is named twice.
 
     Args:
-        kind: Of metaparameter.
+        kind: Kind of metaparameter.
         fitting: Baselines that answer the same question.
-        names: Those that are asked for.
+        names: Names of the baselines that are asked for.
 
     Raises:
-        ValueError: With the reason and the remedy.
+        ValueError: If it is refused; names the reason and the remedy.
     """
     foreign = [name for name in names if name not in fitting]
     if foreign:

@@ -304,7 +304,7 @@ def changed(
     """Return a recipe with other settings; the same one if there are none.
 
     Args:
-        recipe: Of any kind.
+        recipe: Recipe of any kind.
         changes: Assignments ``dotted.key=value``.
         values: Dotted key to the value, for what is no text; set before the assignments.
 

@@ -185,7 +185,7 @@ def _refuse_other_returns(name: str, found: Function) -> None:
     """Refuse a function that does not return a problem, or does not say so.
 
     Raises:
-        ConfigurationError: With how it is written.
+        ConfigurationError: If it is refused; says how it is written.
     """
     written = f"Write it as `def {name.rpartition(':')[2]}(...) -> engine.Problem`"
     if inspect.iscoroutinefunction(found) or inspect.isgeneratorfunction(found):
@@ -217,11 +217,11 @@ def refuse_other_code(content: dict[str, Any], key: str, value: Any, where: str)
     Args:
         content: The settings that are changed.
         key: Setting, by dots.
-        value: What it is changed to.
+        value: New value of the setting.
         where: What changes it, for the message.
 
     Raises:
-        ValueError: With the remedy.
+        ValueError: If it is refused; names the remedy.
     """
     own = content.get("arguments", {}).get("model")
     if key == "arguments.model" and _is_code(value) and value != own:

@@ -156,7 +156,7 @@ def replay_from(options: Mapping[str, Any], call: str, others: tuple[str, ...]) 
     """Return the settings that the options of a call in a notebook stand for.
 
     Args:
-        options: By name; numbers of numpy and torch count as numbers.
+        options: Options by name; numbers of numpy and torch count as numbers.
         call: Name of the call, for messages.
         others: Its arguments that are no options, which may have been meant too.
 

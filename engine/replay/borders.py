@@ -156,7 +156,7 @@ def refuse_difference(
     """Refuse a replayed state that differs from the stored one.
 
     Args:
-        routine: For the names of the parameters.
+        routine: Routine whose layout names the parameters.
         step: t, whose state it is.
         stored: s_t of the forward sweep.
         again: s_t of the replay.

@@ -77,7 +77,7 @@ def refuse_reader(routine: Routine, output: Output, state: State) -> None:
     """Refuse an output that reads a buffer which training changes and which is in no state.
 
     Raises:
-        WitnessError: With the buffer's name.
+        WitnessError: If it is refused; names the buffer.
     """
     if routine.counters and is_read(routine.counters, lambda: routine.evaluate(output, state)):
         raise WitnessError(

@@ -159,7 +159,7 @@ def refuse_more_state(routine: Routine) -> None:
     """Refuse a run whose outputs read more than the parameters.
 
     Raises:
-        ConfigurationError: With the remedy.
+        ConfigurationError: If it is refused; names the remedy.
     """
     if routine.statistics is not None or routine.own is not None:
         raise ConfigurationError(

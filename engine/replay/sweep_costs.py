@@ -32,9 +32,9 @@ class Memory:
     """Bytes that a run may use.
 
     Attributes:
-        device: For states and graphs on its device.
-        host: For states in host memory; the same memory where the device is the CPU.
-        store: For what it leaves in the store; None for no limit.
+        device: Bytes for states and graphs on its device.
+        host: Bytes for states in host memory, which is the same memory where the device is the CPU.
+        store: Bytes for what it leaves in the store; None for no limit.
     """
 
     device: int
@@ -113,8 +113,8 @@ class ScheduleChoice:
     Attributes:
         base: Settings that every candidate keeps.
         longest: Steps of the longest segment.
-        costs: Of a step.
-        memory: That may be used.
+        costs: Costs of a step.
+        memory: Bytes that may be used.
         shared: Whether states on the device and in host memory take the same memory.
         may_keep_graphs: Whether graphs of whole steps can be kept.
         in_store: Whether states are kept in a store, which takes no memory.

@@ -27,7 +27,7 @@ def refuse_unbatched(
         seeds: As for ``train_many``.
 
     Raises:
-        ConfigurationError: With the reason, and what the setting can be.
+        ConfigurationError: If it is refused; names the reason, and what the setting can be.
 
     Cost:
         Step 0 of the runs together, and of two of them by themselves.

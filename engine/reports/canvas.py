@@ -89,7 +89,7 @@ def new_figure(
     """Return a figure as wide as there is room, and its axes, row by row.
 
     Args:
-        height: In inches, on a page.
+        height: Height in inches, on a page.
         rows: Axes below one another.
         columns: Axes beside one another; on a phone they are below one another as well.
     """
@@ -116,8 +116,8 @@ def small_multiples(
     There is room above each for its name, below each for a line, and above all for a legend.
 
     Args:
-        number: Of the axes. Some 20 fill a page.
-        lines: Of the legend.
+        number: Number of axes; some 20 fill a page.
+        lines: Number of lines of the legend.
     """
     width, columns = _width.get(), 3 if is_narrow() else 5
     side, rows = width / columns, -(-number // columns)
@@ -271,7 +271,7 @@ def log_scale(axes: "matplotlib.axes.Axes", low: float, high: float) -> None:
     """Let the y axis be logarithmic, with as many numbers as have room above one another.
 
     Args:
-        axes: Of a figure of ``new_figure``.
+        axes: Axes of a figure of ``new_figure``.
         low: Smallest value that is shown, above 0.
         high: Greatest one.
     """

@@ -27,7 +27,7 @@ class Explained:
         value: As people write it; empty for none.
         default: What it is where nobody says anything; ``None`` if it has to be said.
         origin: ``override``, ``recipe`` or ``default``.
-        meaning: In one or two sentences; empty for an argument without a description.
+        meaning: Meaning in one or two sentences; empty for an argument without a description.
         words: What it may be, if that is one of some words.
     """
 

@@ -13,7 +13,7 @@ def area_under_curve(inside: Bool[Tensor, " things"], scores: Float[Tensor, " th
 
     Args:
         inside: Which things are of the kind; some have to be, and some not.
-        scores: Of each.
+        scores: Scores, one for each.
 
     Raises:
         ValueError: If all or none are of the kind, or a score is no number.

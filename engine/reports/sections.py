@@ -41,8 +41,8 @@ class Drawing:
     """A figure as SVG, drawn for the room that there is; see ``engine.reports.vector``.
 
     Attributes:
-        wide: For a page and for paper.
-        narrow: For a phone.
+        wide: Figure for a page and for paper.
+        narrow: Figure for a phone.
     """
 
     wide: str
@@ -149,7 +149,7 @@ class Section:
     """A part of a page.
 
     Attributes:
-        title: Its heading.
+        title: Heading of the section.
         notes: Paragraphs before all else.
         lines: Sentences, one to a bullet.
         figures: Images.
@@ -179,7 +179,7 @@ class Page:
         title: Name of what was done, and of the recipe.
         run: Name of the run, and when it began.
         headline: What came of it, in one sentence.
-        numbers: At most three.
+        numbers: At most three numbers.
         findings: What there is to say besides, in sentences.
         warnings: What speaks against it.
         sections: The rest, in order.

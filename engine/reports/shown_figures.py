@@ -49,7 +49,7 @@ def figures_of(html: str, *, narrow: bool = False) -> list[ShownFigure]:
 
     Args:
         html: The page.
-        narrow: Of a figure that is there twice, take the one for a phone, not that for a page.
+        narrow: Where a figure is there twice, take the one for a phone, not that for a page.
     """
     reader = _Reader(html, narrow=narrow)
     reader.feed(html)

@@ -44,7 +44,7 @@ class CoupledLoss(Protocol):
 
         Args:
             model: Has the parameters that the loss reads besides the embeddings.
-            embeddings: Of the batch.
+            embeddings: Embeddings of the batch.
             multiplicity: How often each example counts among the others, shape (batch,); once each
                 by default. The sum over the batch is weighted outside of it.
         """
@@ -63,9 +63,9 @@ class CoupledLoss(Protocol):
 
         Args:
             model: As above.
-            embeddings: Of the batch.
+            embeddings: Embeddings of the batch.
             joining: Embeddings of those that join, shape (joining, ...).
-            multiplicity: Of the batch's examples.
+            multiplicity: Multiplicity of the batch's examples.
         """
         ...
 

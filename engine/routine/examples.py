@@ -169,7 +169,7 @@ def examples_from(given: Any, device: torch.device) -> Any:  # noqa: ANN401 (wha
 
     Args:
         given: What was handed in.
-        device: Of the model.
+        device: Device of the model.
 
     Raises:
         DataError: If batches cannot be made of it; says what to hand in.

@@ -296,10 +296,10 @@ def update_used(  # noqa: PLR0913 (the parts of an update)
 
     Args:
         optimizer: Moves the parameters.
-        layout: Of the parameters.
+        layout: Layout of the parameters.
         state: What it moves, and ``SKIPPED``.
         gradient: Shape (params,).
-        hyper: Its hyperparameters.
+        hyper: Hyperparameters of the optimizer.
         step: t.
         used: Which tensors the gradient is of, a truth value each; None for all.
     """

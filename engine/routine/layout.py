@@ -44,7 +44,7 @@ class Layout:
         """Read the layout off named tensors.
 
         Args:
-            tensors: By name.
+            tensors: Tensors by name.
             with_complex: Whether some of them may be complex.
 
         Raises:

@@ -90,7 +90,7 @@ def orthogonal(matrix: Tensor, steps: int) -> Tensor:
 
     Args:
         matrix: Shape (rows, columns).
-        steps: Of the iteration; five leave the values between about 0.5 and 1.5.
+        steps: Number of iterations; five leave the values between about 0.5 and 1.5.
     """
     a, b, c = COEFFICIENTS
     rows, columns = matrix.shape

@@ -33,7 +33,7 @@ class Optimizer:
     """An optimizer as a pair of pure functions.
 
     Attributes:
-        name: For people and digests.
+        name: Name for people and digests.
         hyperparameters: Defaults of what ``update`` reads besides ``learning_rate``: a number, or
             one for each step.
         init: Maps params, shape (params,), to the moments at step 0, flat vectors.
@@ -106,7 +106,7 @@ def refuse_other_tensors(
     """Refuse an update that returns other names or shapes than it was given.
 
     Raises:
-        ConfigurationError: With both.
+        ConfigurationError: If it is refused; names both.
     """
     was = {name: tuple(row.shape) for name, row in state.items()}
     found = {name: tuple(row.shape) for name, row in following.items()}
@@ -158,7 +158,7 @@ def parted(
     names that begin with ``rest_``; the learning rate is that of both.
 
     Args:
-        name: Of the whole.
+        name: Name of the whole.
         first: Moves the parameters that ``is_first`` names.
         rest: Moves the others.
         is_first: Maps name and shape of a parameter to whether it is one of the first.
@@ -207,7 +207,7 @@ class _Parts:
     """Optimizers of parts of the parameters.
 
     Attributes:
-        layout: Of all parameters.
+        layout: Layout of all parameters.
         parts: Layout of a part, its optimizer, and what its names begin with.
     """
 

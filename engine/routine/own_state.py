@@ -45,7 +45,7 @@ class OwnState:
         given: What each name starts from: tensors, or a function of the parameters by name.
         advance: Maps (state, params, batch, step) to the next state.
         layout: Where each tensor lies in the flat vector.
-        structure: Of what the problem calls its state.
+        structure: Structure of what the problem calls its state.
     """
 
     given: Mapping[str, Any]

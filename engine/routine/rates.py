@@ -102,8 +102,8 @@ def rates_alone(scheduler: LRScheduler, num_steps: int, optimizer: Optimizer | N
     Args:
         scheduler: As ``rates`` takes it.
         num_steps: T.
-        optimizer: Of the run, if it is known: what the scheduler moves besides the rate has to be
-            one number for each step there.
+        optimizer: Optimizer of the run, if it is known: what the scheduler moves besides the rate
+            has to be one number for each step there.
 
     Raises:
         ConfigurationError: If the scheduler moves something that the optimizer holds still.

@@ -21,7 +21,7 @@ def refuse_misfits(routine: "Routine") -> None:
     """Refuse numbers, examples, loss and metaparameters that make no run together.
 
     Raises:
-        ConfigurationError: With the value, the reason and the remedy.
+        ConfigurationError: If a setting is refused; names its value, the reason and the remedy.
         DataError: If there are no examples.
     """
     for name in ("num_steps", "batch_size"):
@@ -228,7 +228,7 @@ def refuse_bad_examples(examples: object) -> None:
     """Refuse columns of several lengths, and numbers that are NaN or infinite.
 
     Raises:
-        DataError: With what is wrong.
+        DataError: If it is refused; says what is wrong.
     """
     columns = examples if isinstance(examples, tuple) else ()
     lengths = {len(column) for column in columns}
@@ -253,7 +253,7 @@ def refuse_idle_metaparameters(routine: "Routine") -> None:
     """Refuse metaparameters that no step reads.
 
     Raises:
-        ConfigurationError: With the remedy.
+        ConfigurationError: If it is refused; names the remedy.
     """
     for name, kind in routine.metaparameters.items():
         if not (kind.shapes_start or any(map(kind.enters, range(routine.num_steps)))):

@@ -1,4 +1,4 @@
-"""What a run has spent, and when it has to stop.
+"""Budget of a run: what it has spent, and when it has to stop.
 
 Time is that of the stages which the run has computed, over all of its starts: a crash grants
 nothing. A stop for its budget does: anyone who starts the run again after that grants the

@@ -1,4 +1,4 @@
-"""What a verification of a run has found, as it is kept beside the run's result."""
+"""Certificates: results of a run's verification, kept beside the result of the run."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from engine.storage.records import read_model
 
 
 class Verified(Document):
-    """What was drawn of a run and made again, and how it compared."""
+    """Parts of a run that were drawn and computed again, and how they compared."""
 
     segment: Segment
     """Steps that were made again."""
@@ -31,7 +31,7 @@ class Verified(Document):
     """One for the bits of each part that was made again, and one or two for the difference."""
 
     def sentence(self) -> str:
-        """Say what was made again."""
+        """Return a sentence on what was computed again."""
         where = "the training" if self.outer_step is None else f"outer step {self.outer_step}"
         steps = f"Steps {self.segment.start} to {self.segment.stop - 1} of {where}"
         compared = {"query": self.query, "direction": self.basis_direction}
@@ -42,7 +42,7 @@ class Verified(Document):
 
 
 class Certificate(Verified):
-    """What was made again of a run, by whom and when."""
+    """Result of a verification: what was computed again, by which process, and when."""
 
     run: str
     """Name of the run."""
@@ -72,7 +72,7 @@ def how_verified(run: str, *, in_parts: bool) -> str:
     """Say how a finished run that has no certificate is verified.
 
     Args:
-        run: Its name.
+        run: Name of the run.
         in_parts: Whether ``mgd verify`` can make parts of it again.
     """
     if in_parts:

@@ -1,4 +1,4 @@
-"""What a clean is asked for, what it decides, and what it says."""
+"""Rules of a clean, its plan, and its report."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from engine.storage.listing import File
 
 
 class CleanRules(Settings):
-    """Which runs go, and how young a thing may be to be left alone."""
+    """Which runs are freed, and below which age a file is left alone."""
 
     older_than_seconds: Annotated[float | None, Field(ge=0)] = None
     """Free runs that have written nothing for so long; empty frees none by age."""
@@ -32,7 +32,7 @@ class CleanRules(Settings):
 
 
 class Freed(Document):
-    """One thing that goes."""
+    """One run, stage or file that is freed."""
 
     what: Literal["run", "stage", "attempt", "result", "source"]
     """Kind of thing."""
@@ -51,7 +51,7 @@ class Freed(Document):
 
 
 class CleanReport(Document):
-    """What a clean would free, or has freed."""
+    """Everything that a clean would free, or has freed."""
 
     store: str
     """URL of the store."""
@@ -77,7 +77,7 @@ class CleanReport(Document):
 
 @dataclass(frozen=True)
 class Victim:
-    """A stage that goes, and the claims to it (run to token) when that was decided."""
+    """A stage that is freed, and the claims to it (run to token) when that was decided."""
 
     stage: StoredStage
     reason: str
@@ -91,10 +91,10 @@ class Victim:
 
 @dataclass(frozen=True)
 class CleanPlan:
-    """What goes, and how to delete it.
+    """What is freed, and how to delete it.
 
     Attributes:
-        report: For people.
+        report: Report for people.
         victims: Stages.
         results: Prefect's records of stages that are not there, by name.
         runs: Runs whose folders go, after their stages.

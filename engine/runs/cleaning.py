@@ -39,7 +39,7 @@ __all__ = ["CleanReport", "CleanRules", "carry_out", "plan_clean"]
 
 
 def plan_clean(store: str, rules: CleanRules) -> CleanPlan:
-    """Decide what goes; changes nothing.
+    """Decide what is freed; this changes nothing in the store.
 
     Raises:
         ConfigurationError: If the folder carries no mark of a store, has folders that are links, or

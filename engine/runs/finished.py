@@ -163,7 +163,7 @@ def how_made(recipe: DescentRecipe, started: str) -> dict[str, Any]:
     """Return the fields of a record that say which run it is, and how this start made it.
 
     Args:
-        recipe: Of any kind.
+        recipe: Recipe of any kind.
         started: UTC time of the start, ISO 8601.
     """
     return {
@@ -184,7 +184,7 @@ def read_finished_as(store: str, run: str, model: type[Record]) -> Record:
 
     Args:
         store: fsspec URL of the store.
-        run: Its whole name.
+        run: Full name of the run.
         model: Class of its record.
 
     Raises:

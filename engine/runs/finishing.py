@@ -38,7 +38,7 @@ def finish(store: str, record: _Record, report: Callable[[_Record], Report]) -> 
 
     Args:
         store: fsspec URL of the store.
-        record: Of the start that ends, with its own ``started`` and ``seconds``.
+        record: Record of the start that ends, with its own ``started`` and ``seconds``.
         report: Draws what the kind of run has to show; not asked if nothing has changed.
 
     Returns:
@@ -150,7 +150,7 @@ def _numbers(
     """Return when a run was started, what it took, and its ending, over all of its starts.
 
     Args:
-        record: Of the start that ends.
+        record: Record of the start that ends.
         before: The record that is there, which counts what was done until it was written.
         made: Records of the stages that the run has computed.
         others: Starts besides this one that are not counted there.

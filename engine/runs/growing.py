@@ -39,7 +39,7 @@ def page_of_stages(
 
     Args:
         recipe: The set-up.
-        title: Of its report.
+        title: Title of its report.
         seen: Where it stands; None if its parts are runs of their own.
         findings: What it has found, in sentences, the first one first.
         checks: What its preflight found, once that is there.
@@ -131,7 +131,7 @@ def write_so_far(store: str, run: str, make: Callable[[], Page]) -> Page | None:
 
     Args:
         store: fsspec URL of the store.
-        run: Its whole name.
+        run: Full name of the run.
         make: Draws what there is to show; not asked if the run has ended.
 
     Returns:

@@ -82,14 +82,14 @@ class StoredRun:
     """A run as its folder shows it.
 
     Attributes:
-        name: Of the run.
+        name: Name of the run.
         recipe: Its settings; None if a process has claimed stages and written nothing else.
         record: What it did; None if it has not ended, or that cannot be read.
         claims: The stages that it uses.
         files: Everything of ours in its folder.
         uses: The stages that it uses in one word each, also those whose claim is damaged.
         parts: The runs that are parts of it, each with what people call it.
-        starts: Those that its record does not count.
+        starts: Starts of the run that its record does not count.
     """
 
     name: str
@@ -130,7 +130,7 @@ class Inventory:
 
     Attributes:
         runs: The one that was active last first.
-        stages: By kind and key, committed or not.
+        stages: Stages by kind and key, committed or not.
         results: Prefect's records of finished stages, by ``<stage>-<key>``.
         code: Source that is kept for workers, by the digest that it is named by.
         deployed: Those of it that a deployment asks for.

@@ -39,7 +39,7 @@ class OuterSteps:
 
     Args:
         store: fsspec URL of the store.
-        run: Its whole name.
+        run: Full name of the run.
     """
 
     def __init__(self, store: str, run: str) -> None:

@@ -155,7 +155,7 @@ def no_report(store: str, run: str) -> ConfigurationError:
 
     Args:
         store: fsspec URL of the store.
-        run: Its whole name.
+        run: Full name of the run.
     """
     return ConfigurationError(
         f"Run {run} has no report yet. `mgd resume {run} --store {store}` brings it to its end, "

@@ -76,7 +76,7 @@ class OwnStart:
     """A start that this process has made.
 
     Attributes:
-        file: Its name.
+        file: Name of the file.
         before: Tokens of the claims that were there before.
         started: When it began.
     """
@@ -112,7 +112,7 @@ def note_stop(store: str, run: str, cause: str, *, refused: bool) -> None:
         store: fsspec URL of the store.
         run: Name of the run; nothing is written if this process has not started it, or has ended
             it.
-        cause: In sentences without secrets.
+        cause: Cause in sentences without secrets.
         refused: Whether it was refused for what was asked.
     """
     own = own_start(store, run)

@@ -36,7 +36,8 @@ def check_places(recipe: DescentRecipe, run: str, store: str) -> None:
     """Refuse the recipe of a store that names places of its own.
 
     Raises:
-        ConfigurationError: With all of the places, so that they can be confirmed.
+        ConfigurationError: If it is refused; names all of the places, so that they can be
+            confirmed.
     """
     found = foreign_places(recipe)
     if found and not was_started(recipe):

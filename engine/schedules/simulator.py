@@ -14,7 +14,7 @@ class Cost:
 
     Attributes:
         forward_steps: Steps run forward, replayed and traced ones included.
-        traced_steps: Those of them that kept their graphs.
+        traced_steps: How many of these steps kept their graphs.
         reverse_steps: Steps reversed.
         peak_states: Most states alive at once, the working state among them.
         peak_saved: Most states saved at once in each tier, the caller's ``s_start`` among them.

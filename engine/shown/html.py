@@ -64,7 +64,7 @@ def curve(values: Sequence[float], label: str) -> Markup:
     """Return numbers as a small line, with the first and the last one beside it.
 
     Args:
-        values: In order; what is not finite is left out.
+        values: Values in order; what is not finite is left out.
         label: What they are, for whoever cannot see the line.
     """
     found = [(place, value) for place, value in enumerate(values) if math.isfinite(value)]

@@ -104,7 +104,7 @@ def made_ahead(stage: "Stage[[]]", run: Run) -> Iterator[None]:
     Args:
         stage: The stage. If nobody asks for it inside the block, the thread is stopped at the end
             of the block.
-        run: Of which.
+        run: Run that the stage belongs to.
     """
     place = run.store, stage.name, stage.key(run)
     if place in _AHEAD or stage.committed(run) is not None:
@@ -122,9 +122,9 @@ def taken(stage: "Stage[...]", run: Run, key: str) -> "tuple[Made, float] | None
     """Return what was made ahead of a stage that is asked for now, and the seconds that it took.
 
     Args:
-        stage: Which.
-        run: Of which.
-        key: Its key.
+        stage: Stage that is asked for.
+        run: Run that the stage belongs to.
+        key: Key of the stage.
 
     Returns:
         None if it was not made ahead, or if that failed.

@@ -62,7 +62,7 @@ def read_claims(
 
     Args:
         store: fsspec URL of the store.
-        run: Its whole name.
+        run: Full name of the run.
         known: What an earlier call has read, by location, which is not read again; what this call
             reads is added to it.
     """

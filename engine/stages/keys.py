@@ -158,7 +158,7 @@ def engine_version(application: str | None = None) -> str:
     """Return the digest of the engine's source files: a changed engine reuses no stage.
 
     Args:
-        application: Whose stages it is for, see ``computing_files``.
+        application: Application whose stages it is for, see ``computing_files``.
     """
     texts = {
         name: (_ENGINE / name).read_text(encoding="utf-8") for name in computing_files(application)

@@ -64,7 +64,7 @@ def check_data(store: str, run: str, problem: "BuiltProblem", name: str) -> None
         store: fsspec URL of the store.
         run: Name of the run; nothing is compared if it has noted nothing.
         problem: As it is now.
-        name: Of the problem, for the message.
+        name: Name of the problem, for the message.
 
     Raises:
         ConfigurationError: Says what differs, and what to do.

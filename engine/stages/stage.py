@@ -38,7 +38,8 @@ class Stage(Generic[P]):
     Attributes:
         declared: What its key has to know of it.
         compute: Makes the result, given the run and the inputs.
-        signature: Of a call; without ``run``, its parameters are the inputs and ``cost_only``.
+        signature: Signature of a call; without ``run``, its parameters are the inputs and
+            ``cost_only``.
         cost_only: Parameters that change what a call costs and no bit of what it makes, so they
             are no inputs.
         num_rows: Maps the inputs, by name, to the number of rows that are made.

@@ -60,7 +60,7 @@ def prepare(run: Run, *, witness: bool = False) -> float:
         The seconds that it took to try a step.
 
     Raises:
-        ConfigurationError: With the value, the reason and the remedy.
+        ConfigurationError: If a setting is refused; names its value, the reason and the remedy.
         WitnessError: If the module's own step is another one.
     """
     recipe, problem = run.recipe, run.problem

@@ -195,8 +195,8 @@ class CapturedProgram:
 
     Args:
         whole: The function.
-        parts: Its parts by name.
-        options: Of torch's compiler.
+        parts: Parts of the program by name.
+        options: Options of torch's compiler.
         settled: Names of parts of the engine's own, see ``Captured``.
     """
 

@@ -23,7 +23,7 @@ class CompileNote:
 
     Attributes:
         seconds: The least that a process waited for it.
-        share: Its time over the reference's.
+        share: Time of the program over that of the reference.
         times: Processes that waited; all but the first found programs in torch's cache.
     """
 

@@ -170,7 +170,7 @@ def options(routine: Routine, *, pair: bool = False) -> dict[str, Any]:
     """Return what the compiler is told: to make the eager step's random draws, above all.
 
     Args:
-        routine: Its device is compiled for.
+        routine: Routine whose device the program is compiled for.
         pair: Whether what is compiled is differentiated: a pair of programs is made then, of which
             the second computes again what is cheap, see ``engine.step.partition``. Else a GPU
             captures its kernels as one graph, which could not be kept for several steps.

@@ -172,8 +172,9 @@ def expected_wait(note: CompileNote | None, num_nodes: int) -> float:
     """Return the seconds that a compiled product is waited for.
 
     Args:
-        note: Of earlier processes, whose programs torch has kept.
-        num_nodes: Of the graph of a step's gradient, which count where there is no note.
+        note: Note of earlier processes, whose programs torch has kept.
+        num_nodes: Number of nodes of the graph of a step's gradient, which count where there is no
+            note.
     """
     if note is None:
         return FIRST_SECONDS + NODE_SECONDS * num_nodes

@@ -193,7 +193,7 @@ def before_hooks(
 
     Args:
         routine: The run.
-        gradient: Of a shard, before the hooks, shape (params,).
+        gradient: Gradient of a shard, before the hooks, shape (params,).
         directions: Cotangents of what the hooks make of it, each of the same shape.
         step: t.
         shard: Which of the step's.
@@ -272,7 +272,7 @@ def pull_gradient(  # noqa: PLR0913 (a product, and how it is pulled)
     """Pull each product's direction through a gradient; inputs that it does not read get none.
 
     Args:
-        gradient: Of one term, shape (params,).
+        gradient: Gradient of one term, shape (params,).
         inputs: What shares are wanted of: metaparameters, ``PARAMS`` and running statistics.
         products: Added to.
         step: t.
@@ -311,7 +311,7 @@ class LossPart:
     """Part of a step's loss that is reversed by itself.
 
     Attributes:
-        term: Its examples and weights.
+        term: Examples and weights of the term.
         step: t.
         wanted: The inputs whose shares are wanted: metaparameters, and ``PARAMS``.
     """

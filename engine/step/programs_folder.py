@@ -29,7 +29,7 @@ def removed_damaged(words: str) -> bool:
     one, which no later process could load. Torch makes it again where there is none.
 
     Args:
-        words: Of the error.
+        words: Words of the error.
     """
     folder, removed = keep_programs().resolve(), False
     for name in sorted(set(re.findall(r"(/[^:\n]+\.so): ", words))):

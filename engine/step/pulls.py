@@ -27,7 +27,7 @@ def pulls(
     """Pull each row of cotangents of ``outputs`` through one graph, and free it.
 
     Args:
-        outputs: With a graph.
+        outputs: Outputs with a graph.
         inputs: What cotangents are wanted of; None for one that nothing depends on.
         rows: K rows of cotangents, each shaped as ``outputs``.
         together: Pull all of them in one pass, whose sums run in another order than one by one.
@@ -76,7 +76,7 @@ def pull_through_every_node(
     without an error.
 
     Args:
-        outputs: With a graph, which is freed.
+        outputs: Outputs with a graph, which is freed.
         inputs: Leaves of it that hold no ``.grad``.
         row: Cotangents, shaped as ``outputs``.
     """

@@ -103,7 +103,7 @@ def difference(
 
     Args:
         found: Made in another way.
-        expected: By ``step_vjp``.
+        expected: What ``step_vjp`` returned.
         count: Number of cotangents; with several, each is compared by itself.
     """
     for part, reference in zip(found, expected, strict=True):

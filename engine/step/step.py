@@ -110,10 +110,10 @@ class StepGraph:
         params: The parameters of s_t, from which the graph starts.
         statistics: The running statistics of s_t, and its own state, likewise, if there are any.
         leaves: The metaparameters that enter the step, likewise.
-        gradient: Of the step's batch, with its graph.
+        gradient: Gradient of the step's batch, with its graph.
         moved: The running statistics after the step, with their graph.
         total: g, the gradient of all terms, without a graph.
-        loss: Of the step's batch, a scalar.
+        loss: Loss of the step's batch, a scalar.
         used: Which tensors of the parameters the step moves; None for all.
         held: What the module held when the graph was made: what it computes again in the backward
             pass reads that.

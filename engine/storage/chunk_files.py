@@ -52,7 +52,7 @@ def write_chunk(path: str, numbers: np.ndarray) -> None:
     """Write a chunk under its name at once, as a whole or not at all.
 
     Args:
-        path: Its file.
+        path: Path of the file.
         numbers: Contiguous, shape (count,).
     """
     flat = np.ascontiguousarray(numbers).view(np.uint8)

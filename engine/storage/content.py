@@ -101,7 +101,7 @@ def unpacked(content: bytes, place: str, limit: int | None = None) -> bytes:
 
     Args:
         content: The whole file.
-        place: What it is called in messages.
+        place: Name of the content in messages.
         limit: Return so many bytes only, which need not be the whole.
 
     Raises:
@@ -147,7 +147,7 @@ def unpacked_pieces(content: bytes, place: str) -> Iterator[bytes]:
 
     Args:
         content: The whole file, compressed by one of the ways that ``compression`` knows.
-        place: What it is called in messages.
+        place: Name of the content in messages.
 
     Raises:
         DataError: If it is damaged or cut off.

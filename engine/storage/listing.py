@@ -19,7 +19,7 @@ class File:
 
     Attributes:
         path: As its filesystem names it.
-        bytes: Its size.
+        bytes: Size of the file.
         modified: When it was written, in seconds since 1970, by the clock of the store.
     """
 

@@ -18,7 +18,7 @@ def check_readable(url: str) -> None:
     """Refuse a store that does not answer, may not be read, or is a file; an absent one is empty.
 
     Raises:
-        StoreError: With the reason.
+        StoreError: If it is refused; names the reason.
     """
     options: dict[str, Any] = {}
     if url.startswith(_PROTOCOLS_OF_S3):

@@ -31,9 +31,9 @@ class StepNumbers:
     """The numbers of one step, taken by the engine or by the module itself.
 
     Attributes:
-        losses: Of the examples, shape (batch,). Their weights are the engine's and left out, so
-            that examples of weight 0 count too.
-        gradient: Of the losses' sum over B, by parameter.
+        losses: Losses of the examples, shape (batch,). Their weights are the engine's and left out,
+            so that examples of weight 0 count too.
+        gradient: Gradient of the losses' sum over B, by parameter.
         statistics: After the step, by name.
         calls: How often each layer normalized a batch.
         flat: The gradient before the hooks of the parameters, shape (params,); the engine's only.

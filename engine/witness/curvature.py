@@ -58,7 +58,7 @@ class Here:
         term: The examples of the step.
         losses: Their losses there, shape (batch,).
         after: What the optimizer moves, after an update there, so that moments are not zero.
-        gradient: Of that update, shape (params,).
+        gradient: Gradient of that update, shape (params,).
         step, z: t, and metaparameters.
         moves: How far that update moved each of them.
         is_late: Whether the training has come some way, where a loss may leave out what is learned.

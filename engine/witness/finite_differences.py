@@ -100,8 +100,8 @@ def compare(  # noqa: PLR0913 (a comparison, and what is known of the run)
             They are moved here too: what a step holds constant may have been trained before.
         coarse: Whether it computes in float32, and the leaves are in it too; it then sees only
             what is off by more than some percent.
-        coarse_limit: Of the relative error there.
-        seed: Of the direction and of the weights of the gradient.
+        coarse_limit: Limit of the relative error there.
+        seed: Seed of the direction and of the weights of the gradient.
 
     Cost:
         The function with its graph and its product, and one gradient more; where that does not
@@ -136,7 +136,7 @@ def error_in_format(
     What a module cuts in float32 alone is seen by no difference in float64.
 
     Args:
-        function: In the run's own format.
+        function: Function in the run's own format.
         leaves: Where, in that format.
         exact: The products of ``compare`` there, by its first seed.
         everywhere: As for ``compare``.
@@ -191,7 +191,7 @@ def compare_first(
     Args:
         function: Differentiable once.
         leaves: Where, in float64.
-        seed: Of the direction.
+        seed: Seed of the direction.
         coarse: Whether it computes in float32, and the leaves are in it too; it then sees only
             what is off by more than some percent.
 
@@ -231,7 +231,7 @@ def error_of(
         leaves: Where, in float64.
         slopes: Its derivative there, of whatever precision.
         here: Its value there in float64, if that is known.
-        seed: Of the direction, which is that of ``compare_first``.
+        seed: Seed of the direction, which is that of ``compare_first``.
 
     Cost:
         The function, without its derivative; twice, where nothing is known ``here``.

@@ -39,7 +39,7 @@ class Frozen:
     """What a call of the loss must not change: the parameters, and what no state holds.
 
     Args:
-        module: Whose tensors are watched.
+        module: Module whose tensors are watched.
         routine: The run, which says what is in the state.
         params: The flat parameters that the call is given; none, where the module has its own.
     """

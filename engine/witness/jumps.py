@@ -29,7 +29,7 @@ def note_of_jumps(
     Args:
         routine: The run.
         state: What the optimizer moves.
-        gradient: Of the loss there, shape (params,).
+        gradient: Gradient of the loss there, shape (params,).
         z: Metaparameters.
         step: t.
 

@@ -29,7 +29,7 @@ class Answer:
 
     Attributes:
         error: Relative difference from that of the handed-in module.
-        value: Of the first part.
+        value: Value of the first part.
         slopes: The derivative of that part by what it reads of the state, by name; empty where it
             was not asked for, or it could not be made.
     """
@@ -171,7 +171,7 @@ def _refuse_moving_output(routine: Routine, part: Output, leaves: State, first: 
     """Refuse an output that differs from itself when it is called again.
 
     Raises:
-        WitnessError: With both values.
+        WitnessError: If they differ; names both values.
     """
     again = routine.evaluate(part, leaves).detach()
     if not torch.equal(again, first):
@@ -187,7 +187,7 @@ def _refuse_two_functions(routine: Routine, part: Output, state: State, own: Ten
     """Refuse an output whose value depends on whether gradients are enabled.
 
     Raises:
-        WitnessError: With both values.
+        WitnessError: If they differ; names both values.
     """
     with torch.no_grad():
         bare = routine.evaluate(part, state)

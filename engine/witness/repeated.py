@@ -76,7 +76,7 @@ def refuse_other_output(routine: Routine, output: Output, z: Metaparams, before:
         The relative difference.
 
     Raises:
-        WitnessError: With both values.
+        WitnessError: If they differ; names both values.
 
     Cost:
         One evaluation, without a graph.
@@ -161,7 +161,7 @@ class FirstCalls:
         """Refuse an output that differs at the same parameters, after the training.
 
         Raises:
-            WitnessError: With both values.
+            WitnessError: If they differ; names both values.
 
         Cost:
             One evaluation of each output, without a graph.
@@ -176,7 +176,7 @@ class FirstCalls:
             later: Its batch's, when the run was trained.
 
         Raises:
-            WitnessError: With both.
+            WitnessError: If they differ; names both.
         """
         routine, first = self._routine, self._loss
         if routine.piece is not None or routine.shards > 1:

@@ -148,7 +148,7 @@ def begin(name: str, start: StartingPoint, folder: Path) -> list[Path]:
     """Write a problem, its recipe and its test; return the files.
 
     Args:
-        name: Of the function and the files.
+        name: Name of the function and the files.
         start: What the problem begins from.
         folder: Where to.
 

@@ -77,7 +77,7 @@ class BrowserPage(NamedTuple):
     """Where a browser goes.
 
     Attributes:
-        address: Of the UI's page, which asks for the secret where nobody has been let in.
+        address: Address of the UI's page, which asks for the secret where nobody has been let in.
         secret: What it asks for; None on a server of the user's own.
         file: Opens the page without being asked; None on a server of the user's own.
     """

@@ -34,7 +34,7 @@ def show_recipe(
     """Show a recipe: the settings that users change, and the names of all others.
 
     Args:
-        name: Of a shipped recipe, or the path of a file.
+        name: Name of a shipped recipe, or the path of a file.
         changes: Assignments ``dotted.key=value``, as of ``mgd run --set``.
         as_json: Print one JSON object with every setting instead.
         everything: Explain all settings.

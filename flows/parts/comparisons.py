@@ -26,7 +26,7 @@ def train_baselines(
     """Train and score the baselines of a recipe, all handed in before any is waited for.
 
     Args:
-        stages: Of the descent, which has ended.
+        stages: Stages of the descent, which has ended.
         parts: Segments of a training.
         iterates: z_0, ..., z_N; the baselines keep as many examples as the chosen one.
     """

@@ -19,7 +19,7 @@ def earlier_artifact(key: str, description: str | None = None) -> UUID | None:
     """Return the artifact of this flow run that a process before this one has made.
 
     Args:
-        key: Of the artifact.
+        key: Key of the artifact.
         description: Its own too, where several of one flow run have the same key.
     """
     context = FlowRunContext.get()
@@ -40,7 +40,7 @@ def ui_address(path: str) -> str | None:
     """Return the address of a page of the UI, the second one; None where no UI is served.
 
     Args:
-        path: Of the page, e.g. ``/runs/flow-run/ID``.
+        path: Path of the page, e.g. ``/runs/flow-run/ID``.
     """
     settings = get_current_settings()
     api = settings.api.url or ""

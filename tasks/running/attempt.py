@@ -50,7 +50,7 @@ class Attempt:
     """This process, as the one that carries out a flow run.
 
     Args:
-        url: Of the record that names the process.
+        url: URL of the record that names the process.
     """
 
     def __init__(self, url: str) -> None:

@@ -27,7 +27,7 @@ class Bar:
     """An artifact that is rewritten in its place, also after another process has made it.
 
     Args:
-        key: Of the artifact.
+        key: Key of the artifact.
     """
 
     def __init__(self, key: str) -> None:
@@ -68,7 +68,7 @@ class Parts:
     """Where a run stands whose parts are runs of their own: on a board, and in a bar.
 
     Args:
-        key: Of its artifact.
+        key: Key of its artifact.
         course: Its parts as works, by kinds.
     """
 
@@ -142,7 +142,7 @@ def as_part(whole: Parts, name: str, kind: str) -> Iterator[None]:
     Args:
         whole: The other one.
         name: What people call the part, e.g. what is tried there.
-        kind: Of the part, among the works of the other one.
+        kind: Kind of the part, among the works of the other one.
     """
     part = whole.begin(name, kind)
     token = _PART.set(part)

@@ -56,7 +56,7 @@ class Elsewhere:
 
     Args:
         run: The run.
-        board: Of the run.
+        board: Board of the run.
     """
 
     def __init__(self, run: Run, board: Board) -> None:

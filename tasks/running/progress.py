@@ -169,7 +169,7 @@ def following(
     """Show where a run stands while it is carried out inside the block.
 
     Args:
-        recipe: Of the run, of any kind.
+        recipe: Recipe of the run, of any kind.
         store: fsspec URL of the store.
         works: Returns what it will do.
         workers: Who carries it out.

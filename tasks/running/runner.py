@@ -112,7 +112,7 @@ class StageRunner:
 
         Args:
             stage: A task of ``tasks.training``, or one like them.
-            name: Of its task run, in the UI.
+            name: Name of its task run, in the UI.
             **inputs: The stage's; a ``StageFuture`` stands for its reference.
 
         Raises:

@@ -1,1 +1,1 @@
-"""Which examples caused an answer."""
+"""Attribution: which training examples caused an output of the trained model."""

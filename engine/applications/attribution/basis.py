@@ -1,8 +1,8 @@
 """An attribution of many queries by the sweep of a few directions, and its error.
 
 The directions are those that explain most of the derivatives of the queries' losses by the trained
-parameters (``engine.replay.query_basis``). Swept beside them are a few queries by themselves: what
-the basis says of these is compared with what is true, for every number of directions.
+parameters (``engine.replay.query_basis``). Swept beside them are a few queries by themselves: the
+scores by the basis are compared with these exact ones, for every number of directions.
 """
 
 import torch

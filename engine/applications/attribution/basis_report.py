@@ -1,4 +1,4 @@
-"""What a report says of a basis of directions, and the basis of a finished attribution."""
+"""Report section about a basis of directions, and the basis of a finished attribution."""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def basis_section(store: str, spanned: Ref, settings: AttributionSettings) -> Section:
-    """Return what the report says of the error of a basis."""
+    """Return the report section on the error of a basis."""
     told = read_scalars(store, spanned)
     errors, outside = told["errors"], told["outside"]
     return Section(
@@ -41,7 +41,7 @@ def basis_section(store: str, spanned: Ref, settings: AttributionSettings) -> Se
 
 
 def basis_said(store: str, spanned: Ref, settings: AttributionSettings) -> str:
-    """Say how exact the scores of a basis are."""
+    """Return a sentence on how exact the scores of a basis are."""
     told = read_scalars(store, spanned)
     errors, outside = told["errors"], told["outside"]
     size, worst = len(outside["median"]) - 1, max(each[-1] for each in errors)
@@ -55,11 +55,11 @@ def basis_said(store: str, spanned: Ref, settings: AttributionSettings) -> str:
 
 
 def basis_of(store: str, record: "AttributionRecord", *, trusted: bool) -> QueryBasis:
-    """Return the basis of a finished attribution, which any other query can be asked of.
+    """Return the basis of a finished attribution, by which any other query can be scored.
 
     Args:
         store: fsspec URL of the store.
-        record: Of an attribution by a basis.
+        record: Record of an attribution by a basis.
         trusted: As for ``engine.applications.open_run.OpenRun.model``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a certificate says of an attribution: parts of it made again, and compared.
+"""Verification of an attribution: parts of it are computed again and compared.
 
 A segment of the training, drawn at random, is trained again and has to give the same bits. One of
 the outputs that were swept, drawn too, is compared with whole trainings at other weights of the
@@ -50,17 +50,17 @@ class _Swept:
 
     @property
     def told(self) -> str:
-        """What it is, for people."""
+        """Words for the output in a report, which follow a noun."""
         if self.query is None:
             return f" of the trained parameters along direction {self.place} of the basis"
         return f" of the loss of query {self.query}"
 
 
 def verify(record: AttributionRecord, store: str, seed: int) -> Verified:
-    """Make a segment of the training and a central difference of an attribution again.
+    """Compute a segment of the training and a central difference of an attribution again.
 
     Args:
-        record: Of the finished run.
+        record: Record of the finished run.
         store: fsspec URL of its store.
         seed: Chooses segment, query and direction.
 

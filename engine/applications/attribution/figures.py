@@ -79,7 +79,7 @@ def draw_predictions(
     Args:
         points: Percentage left out to predicted and measured changes, shape (subsets, queries).
         queries: Which are drawn, by their numbers.
-        lds: Of each query that there is.
+        lds: LDS of each query that has one.
     """
     from matplotlib.lines import Line2D
 

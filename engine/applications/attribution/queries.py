@@ -67,8 +67,8 @@ def strongest(
     Args:
         data: Training examples and queries.
         queries: Which split they are from.
-        number: Of the query.
-        scores: Its scores, shape (examples,).
+        number: Number of the query.
+        scores: Scores of every training example for the query, shape (examples,).
     """
     order = scores.argsort(stable=True).tolist()
     helpful = [place for place in order[:STRONGEST] if scores[place] < 0]

@@ -47,7 +47,7 @@ class QueryScores:
     Attributes:
         store: fsspec URL of the store.
         run: Name of the run.
-        method: Whose scores: ``metagradient``, or a baseline.
+        method: Method whose scores are returned: ``metagradient``, or a baseline.
     """
 
     store: str
@@ -74,7 +74,7 @@ class QueryScores:
         return replace(self, method=method)
 
     def basis(self, *, trusted: bool = False) -> "QueryBasis":
-        """Return the basis that was swept in place of the queries; any other query can be asked.
+        """Return the basis that was swept in place of the queries; it scores any other query too.
 
         ``run.scores.basis().query(phi)`` runs no step.
 

@@ -1,4 +1,4 @@
-"""What an attribution leaves: its record."""
+"""Record of a finished attribution."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ class AttributionStages(Document):
 
     @property
     def own(self) -> Ref:
-        """What holds the metagradient's scores, query by query."""
+        """Reference to the metagradient's scores, query by query."""
         return self.gradient if self.spanned is None else self.spanned
 
 
@@ -76,7 +76,7 @@ class LdsRecord(Document):
 
 
 class AttributionRecord(FinishedRun):
-    """Everything that is known of a finished attribution."""
+    """Settings, results and stages of a finished attribution."""
 
     bulky = frozenset({"train", "seed-queries", "seed-basis", "reverse", "replay"})
 
@@ -240,8 +240,9 @@ def judged_baselines(
     """Return the baselines of a run, each with why it is left out; None for those that are judged.
 
     Args:
-        recipe: Of the attribution. Where it names no baselines, there are all that its problem can
-            have; what it names and its problem cannot have is left to ``prepare`` to refuse.
+        recipe: Recipe of the attribution. Where it names no baselines, there are all that its
+            problem can have; what it names and its problem cannot have is left to ``prepare`` to
+            refuse.
         store: fsspec URL of the run's store, as for ``build_problem``.
     """
     named = recipe.attribution.baselines
@@ -260,10 +261,10 @@ def judged_baselines(
 
 
 def prepare(recipe: AttributionRecipe, store: str) -> None:
-    """Refuse what cannot be attributed, and keep the settings of what can.
+    """Refuse a recipe that cannot be attributed, and keep the settings of any other.
 
     Raises:
-        ConfigurationError: With the value, the reason and the remedy.
+        ConfigurationError: If a setting is refused; names its value, the reason and the remedy.
         DataError: If there are too few queries, or too few examples to leave out.
     """
     prepare_descent(Run(recipe.descent, store))

@@ -1,4 +1,4 @@
-"""The end of an attribution: its scores judged, as a table, and shown in a report."""
+"""Last stage of an attribution: judges the scores, and writes the record, tables and report."""
 
 import csv
 import io
@@ -108,7 +108,7 @@ class _Numbers(NamedTuple):
 
     Attributes:
         scores: Method to its scores, shape (queries, examples).
-        losses: Of the queries, in nats.
+        losses: Losses of the queries, in nats.
         trainings: Percentage left out to the weights and the changes of the queries' losses.
     """
 

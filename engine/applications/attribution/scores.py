@@ -92,7 +92,7 @@ def predicted_effects(scores: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         scores: tau, shape (queries, examples).
-        weights: Of each training, shape (subsets, examples).
+        weights: Weights of each training, shape (subsets, examples).
     """
     return (weights.to(scores) - 1) @ scores.T
 

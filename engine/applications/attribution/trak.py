@@ -28,7 +28,7 @@ def trak_is_installed() -> bool:
 
 
 def no_classifier(problem: BuiltProblem) -> str | None:
-    """Say in what the examples differ from those of a classifier; None for a classifier.
+    """Say why the examples are not those of a classifier; None if they are.
 
     TRAK reads one class of each example's inputs.
     """
@@ -42,7 +42,7 @@ def no_classifier(problem: BuiltProblem) -> str | None:
 
 
 def check_trak(problem: BuiltProblem) -> None:
-    """Refuse TRAK of what is no classifier.
+    """Refuse TRAK for a problem that is not a classifier.
 
     Raises:
         ConfigurationError: Says what the examples are instead, and the setting that leaves it out.

@@ -1,4 +1,4 @@
-"""A trial of attribution: do predictions for a few removals hold, before many queries are swept?
+"""Trial of an attribution: compares predicted and measured effects of a few removals.
 
 The preflight's short twins cannot see how chaotic a run becomes in all of its steps, and the
 weights of single examples are the most delicate question that one can ask.
@@ -35,7 +35,8 @@ def check_batched(settings: AttributionSettings, problem: BuiltProblem) -> None:
     """Refuse trainings without some examples that cannot go as one batch, if they should.
 
     Raises:
-        ConfigurationError: With the reason, and the setting that trains them one by one.
+        ConfigurationError: If it is refused; names the reason, and the setting that trains them one
+            by one.
     """
     removals = [*settings.removals, *([settings.trial[1]] if settings.trial_subsets else [])]
     at_once = max(settings.trainings_per_stage if settings.drops else 0, settings.trial_subsets)

@@ -1,4 +1,4 @@
-"""What a run of an attribution will do, for the estimate of the time left."""
+"""Stages that a run of an attribution will carry out, for the estimate of the time left."""
 
 from engine.applications.attribution.record import judged_baselines
 from engine.applications.attribution.stages import Subsets
@@ -11,7 +11,7 @@ def works(recipe: AttributionRecipe, expected: Expected, store: str | None = Non
     """Return the stages of an attribution; those of the baselines depend on its problem.
 
     Args:
-        recipe: Of the attribution.
+        recipe: Recipe of the attribution.
         expected: What one training of it takes.
         store: fsspec URL of the run's store, as for ``build_problem``.
     """

@@ -1,1 +1,1 @@
-"""How much a trained model betrays of single examples."""
+"""Privacy canaries: how much a trained model reveals about single training examples."""

@@ -1,4 +1,4 @@
-"""Privacy canaries: examples that a model betrays by their loss, if it was trained on them.
+"""Privacy canaries: examples whose loss reveals whether the model was trained on them.
 
 The canaries' pixels are z. Each step draws a random half of them to be IN the training and leaves
 the others OUT, with another start and another order, and lowers
@@ -167,7 +167,8 @@ def check_batched(settings: CanariesSettings, problem: BuiltProblem, canaries: C
     """Refuse trainings of an audit that cannot go as one batch, if they should.
 
     Raises:
-        ConfigurationError: With the reason, and the setting that trains them one by one.
+        ConfigurationError: If it is refused; names the reason, and the setting that trains them one
+            by one.
     """
     if settings.retraining is Retraining.LOOP:
         return
@@ -178,7 +179,7 @@ def check_batched(settings: CanariesSettings, problem: BuiltProblem, canaries: C
 def _trainings(
     problem: BuiltProblem, canaries: Canaries, number: int, seed: int
 ) -> tuple[Routine, list[Metaparams], list[int], Tensor]:
-    """Return what the trainings of an audit have in common, z and seed of each, and who is IN."""
+    """Return the shared routine of an audit's trainings, z and seed of each, and who is IN."""
     inside = torch.stack([draw_inside(len(canaries), seed, "audit", i) for i in range(number)])
     seeds = [seed_for(seed, "audit", i) % 2**62 for i in range(number)]
     training = canary_training(problem, canaries, seeds[0])

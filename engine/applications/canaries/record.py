@@ -1,4 +1,4 @@
-"""What canaries leave: their record."""
+"""Record of a finished run of canaries."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ OWN, BEFORE, WRONG = "optimized", "before", "mislabelled"
 
 
 class GapRecord(Document):
-    """What an audit found."""
+    """Result of an audit: losses IN and OUT, and their gap."""
 
     gap: float
     """Mean loss of canaries that were left out, minus that of those trained on, in nats."""
@@ -40,7 +40,7 @@ class GapRecord(Document):
 
 
 class CanariesRecord(FinishedRun):
-    """Everything that is known of finished canaries."""
+    """Settings, results and stages of a finished run of canaries."""
 
     recipe: CanariesRecipe  # pyright: ignore[reportIncompatibleVariableOverride] (it is frozen)
     """The settings that made it."""
@@ -148,15 +148,15 @@ class CanariesRecord(FinishedRun):
 
 
 def _lower(gap: float) -> str:
-    """Say a gap in words: a small audit may find that what was left out has the lower loss."""
+    """Return how much lower the loss IN is, in words; in a small audit it may be higher."""
     return f"{abs(gap):.3f} nats {'higher' if gap < 0 else 'lower'}"
 
 
 def prepare(recipe: CanariesRecipe, store: str) -> None:
-    """Refuse what cannot be, and keep the settings of what can.
+    """Refuse a recipe that cannot be run, and keep the settings of any other.
 
     Raises:
-        ConfigurationError: With the value, the reason and the remedy.
+        ConfigurationError: If a setting is refused; names its value, the reason and the remedy.
     """
     run = Run(recipe.descent, store)
     prepare_descent(run)

@@ -1,4 +1,4 @@
-"""The end of canaries: audits compared, and shown in a report."""
+"""Last stage of canaries: compares the audits, and writes the record and the report."""
 
 from dataclasses import asdict
 

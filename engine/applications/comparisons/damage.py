@@ -50,7 +50,7 @@ def measure_damage(
         store: fsspec URL of the store.
         path: z and metagradient of the outer steps up to the chosen one.
         finals: s_T at z_0 and at the chosen z.
-        rise: Of the objective, between them.
+        rise: Rise of the objective, between them.
     """
     kind = chosen_inputs(problem)
     values = [read_rows(store, value)["value"].reshape(kind.value.shape) for value, _ in path]

@@ -1,4 +1,4 @@
-"""What a run is compared with, as its record holds it."""
+"""Comparisons of a run with other set-ups, as its record holds them."""
 
 from engine.errors import NonFiniteError
 from engine.recipes.rate_search import Searched
@@ -66,7 +66,7 @@ class ChangedImage(Document):
 
 
 class Damage(Document):
-    """Which images and classes carry what changed inputs do."""
+    """The images and classes that account for the effect of changed inputs."""
 
     images: list[ChangedImage]
     """The changed images, the most harmful first."""
@@ -83,7 +83,7 @@ class Damage(Document):
 
 
 class Comparisons(Document):
-    """All that a run is compared with."""
+    """All comparisons of a run."""
 
     baselines: list[Baseline] = []
     """Set-ups made without a metagradient, in the order of the recipe."""

@@ -1,1 +1,1 @@
-"""The outer loop: what a metagradient descent leaves, and its report."""
+"""Metagradient descent: its outer loop, its record and its report."""

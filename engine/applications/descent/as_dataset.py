@@ -19,7 +19,7 @@ def as_dataset(store: str, iterates: Sequence[Iterate], run: str) -> Any:  # noq
 
     Args:
         store: fsspec URL of the store.
-        iterates: At least one.
+        iterates: Iterates of the run, at least one.
         run: Name of the run, as an attribute.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a certificate says of a descent: parts of it made again, and compared.
+"""Verification of a descent: parts of it are computed again and compared.
 
 One segment, drawn at random, is trained and reversed again in an empty store, and has to give the
 same bits. One central difference, from two whole trainings along a random direction, has to agree
@@ -32,10 +32,10 @@ from engine.types import State
 
 
 def verify(record: RunRecord, store: str, seed: int) -> Verified:
-    """Make a segment and a central difference of a descent again.
+    """Compute a segment and a central difference of a descent again.
 
     Args:
-        record: Of the finished run.
+        record: Record of the finished run.
         store: fsspec URL of its store.
         seed: Chooses outer step, segment and direction.
 

@@ -153,12 +153,12 @@ def schedule_findings(record: "RunRecord") -> list[str]:
 
 
 def _called(damage: "Damage") -> str:
-    """Return the word for what was changed."""
+    """Return the plural noun for the changed examples: images where they have classes."""
     return "images" if damage.classes else "examples"
 
 
 def damage_findings(record: "RunRecord") -> list[str]:
-    """Say how few images and classes carry the damage."""
+    """Say how few images and classes account for the damage."""
     damage = record.damage
     if damage is None or damage.rise <= 0:
         return []

@@ -114,8 +114,8 @@ def model_of(
 
     Args:
         store: fsspec URL of the store.
-        recipe: Of the run.
-        run: Its whole name.
+        recipe: Recipe of the run.
+        run: Full name of the run.
         iterate: The outer step.
         trusted: As for ``export_model``.
 

@@ -1,4 +1,4 @@
-"""What a descent achieved in plain sentences, and what a reader should be wary of."""
+"""Findings and warnings of a descent, as sentences for its report."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -95,7 +95,7 @@ def _change(record: "RunRecord", split: str) -> str:
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Say what became of the first metrics, each as a clause."""
+    """Return a clause for each of the first metrics: its value before and after."""
     said = []
     for name, value in _told(before).items():
         old, new = write_measure(name, value), write_measure(name, after[name])
@@ -148,7 +148,7 @@ def _selection_findings(record: "RunRecord") -> list[str]:
 
 
 def warnings(record: "RunRecord") -> list[str]:
-    """Say what speaks against the metagradients of a run, and against what came of them."""
+    """Return warnings about the metagradients of a run and about its result."""
     found = [] if record.checks is None else record.checks.warnings()
     grown = alarm(record.growth)
     return [

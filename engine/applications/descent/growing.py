@@ -1,4 +1,4 @@
-"""The report of a descent that goes on: the same page, as far as there is something to show."""
+"""Report of a descent that has not finished: the same page, with the results so far."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from engine.runs.report import TRUST, all_checks, asked, head, tried
 def page_so_far(
     recipe: DescentRecipe, checks: CheckReport | None, started: str, iterates: Sequence[Iterate]
 ) -> Page:
-    """Return what a descent has found until now.
+    """Return the page with the results of a descent so far.
 
     Args:
         recipe: The set-up.

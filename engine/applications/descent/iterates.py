@@ -1,4 +1,4 @@
-"""The iterates of a descent, finished or not: what they are, what of them is shown, the choice."""
+"""The iterates of a descent, finished or not: their scores, their display and the choice."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from engine.stages.references import Ref
 
 
 class Iterate(Document):
-    """One point of the descent: z_n, and the model trained there."""
+    """One point of the descent: z_n and the scores of the model trained with it."""
 
     outer_step: int
     """n; 0 is the set-up that the run started from."""

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, repr=False, eq=False)
 class OuterStep:
-    """One point of the descent, and the model trained there.
+    """One point of the descent, and the model trained with it.
 
     Attributes:
         number: n; 0 is the set-up that the descent started from.
@@ -64,7 +64,7 @@ class OuterStep:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Descent:
-    """What a descent found.
+    """Result of a descent.
 
     Attributes:
         iterates: z_0, ..., z_N with their metagradients and scores.
@@ -150,7 +150,7 @@ def descend(
     Args:
         what: An ``engine.Problem``; a recipe (a ``DescentRecipe``, the name of one that ships, or
             the path of a file); or an ``engine.Routine`` with one metaparameter.
-        outputs: Of a routine, phi, or outputs by name: ``objective`` is differentiated,
+        outputs: For a routine: phi, or outputs by name: ``objective`` is differentiated,
             ``validation`` chooses the iterate (``objective`` where it is left out), any other is
             only shown. A problem and a recipe bring their own.
         each: Called with every ``OuterStep`` when it is done.
@@ -191,7 +191,7 @@ def descend(
 
 
 def _works(descent: NotebookDescent, *, with_preflight: bool) -> list[Work]:
-    """Return all that the descent will do."""
+    """Return the stages that the descent will carry out."""
     lengths = [
         (part.stop - part.start, part.start >= descent.routine.first_step) for part in descent.parts
     ]
@@ -200,7 +200,7 @@ def _works(descent: NotebookDescent, *, with_preflight: bool) -> list[Work]:
 
 
 def _judged(descent: NotebookDescent, board: Board) -> CheckReport:
-    """Ask the preflight; a run that it refuses stops here, unless told not to."""
+    """Run the preflight and stop a run that it refuses, unless told not to."""
     with board.at_work("preflight", "preflight"):
         found = checked(descent.routine, descent.output, descent.replay)
     for sentence in found.gate(descent.preflight):
@@ -322,12 +322,12 @@ class _Loop:
     def _meet(
         self, routine: Routine, part: Segment, made_in: dict[str, object], again: State
     ) -> None:
-        """Compare where the replay of a segment leads with what was trained."""
+        """Compare the end of a segment's replay with the state that the training reached."""
         refuse_difference(routine, part.stop, self._load(routine, part.stop), again, made_in)
 
 
 def _store(descent: NotebookDescent, url: str | None) -> RowStore | None:
-    """Return where states between segments lie, if that is not memory."""
+    """Return the store of the states between segments; None if they stay in memory."""
     if url is None:
         return None
     start = descent.routine.initial_state()

@@ -1,4 +1,4 @@
-"""What the sections of a descent's report are made from."""
+"""Data that the sections of a descent's report are made from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Material:
-    """A finished descent, and what its figures show of it.
+    """A finished descent, and the data for its figures.
 
     Attributes:
         record: What is known of it.

@@ -47,7 +47,7 @@ class NotebookDescent:
         replay: How a run is reversed.
         preflight: Whether a refusal stops it.
         vjp: How a step is reversed.
-        threads: Of the CPU; as they are if None.
+        threads: Number of CPU threads; None leaves it as it is.
         tf32: Whether a GPU may round products to it.
     """
 
@@ -194,7 +194,7 @@ def _refuse_settings_of_routine(routine: Routine, settings: dict[str, Any]) -> N
     """Refuse settings that a descent of a Routine does not have, and a Routine that cannot descend.
 
     Raises:
-        ConfigurationError: With the setting, or the number of metaparameters.
+        ConfigurationError: If it is refused; names the setting, or the number of metaparameters.
     """
     known = ("outer", "replay", "preflight")
     unknown = [name for name in settings if name not in known]

@@ -1,4 +1,4 @@
-"""What a descent leaves: its record, and how it is read back.
+"""Record of a finished descent, and how it is read back.
 
 Layout: ``<store>/runs/<run>/`` holds ``recipe.json`` from the start, and ``run.json`` (a
 ``RunRecord``) and ``report.html`` from the end. The stages that made it stay where they are and are
@@ -105,7 +105,7 @@ class RunRecord(Comparisons, FinishedRun):
 
     @model_validator(mode="after")
     def _is_whole(self) -> "RunRecord":
-        """Refuse a record of whose numbers nothing could be shown."""
+        """Refuse a record that lacks its chosen iterate or the loss of an iterate."""
         if not 0 <= self.chosen < len(self.iterates):
             raise ValueError(f"chosen is {self.chosen}, of {len(self.iterates)} iterates")
         for step in self.iterates:
@@ -147,7 +147,7 @@ class RunRecord(Comparisons, FinishedRun):
         }
 
     def set_ups(self) -> list[SetUp]:
-        """Return what is compared: where the descent started, what it chose, the baselines.
+        """Return the set-ups to compare: the start, the chosen iterate and the baselines.
 
         A baseline that is where the descent started is there once.
         """
@@ -206,7 +206,7 @@ class RunRecord(Comparisons, FinishedRun):
         return findings.findings(self)
 
     def warnings(self) -> list[str]:
-        """Say what speaks against the metagradients, and against what came of them."""
+        """Return warnings about the metagradients and the result."""
         return findings.warnings(self)
 
     def next_steps(self) -> list[str]:
@@ -263,7 +263,7 @@ class RunRecord(Comparisons, FinishedRun):
         }
 
     def compared(self) -> dict[str, Any]:
-        """Return what ``mgd run --json`` says of an application, as far as the run has it."""
+        """Return the part of ``mgd run --json`` that an application adds, if the run has one."""
         content: dict[str, Any] = {}
         if self.selection is not None and self.selection.auc is not None:
             content["auc"] = self.selection.auc

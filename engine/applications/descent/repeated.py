@@ -85,7 +85,7 @@ def _refuse_another_recipe(run: Run) -> None:
 
 
 def _why_not(record: RunRecord, run: Run, claims: list[Claim], newest: datetime) -> str | None:
-    """Say why a flow has to look at a finished run; None if it would find everything."""
+    """Say why a finished run needs its flow; None if the flow would find every stage committed."""
     if record.parts() or not claims or {each.token for each in claims} - set(record.ending.claims):
         return "another start has asked for stages since it ended."
     if not {REPORT, *record.ending.files} <= set(list_files(run_folder(run.store, run.name))):
@@ -132,7 +132,7 @@ def _references(value: Any) -> Iterator[dict[str, str]]:  # noqa: ANN401 (any JS
 
 
 def _newest_code(folders: Sequence[Path]) -> datetime:
-    """Return when a file of the program was changed last, or put where it is."""
+    """Return the time at which a file of the program was last changed or moved."""
     files = (path for folder in folders for path in folder.rglob("*"))
     found = [path.stat() for path in files if path.suffix in _CODE]
     # Copying a file may leave it the time of its content, as a cache of packages does.

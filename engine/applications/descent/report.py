@@ -126,14 +126,14 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
 
 
 def report_of(run: Material, files: dict[str, bytes]) -> Report:
-    """Return what a descent has to show, and the files beside it."""
+    """Return the sections of a descent's report, and the files beside it."""
     sections = [each for make in ORDER if (each := make(run)) is not None]
     folded = [each for each in (losses.all_steps(run), _stages(run.record)) if each is not None]
     return Report(f"Metagradient descent: {run.record.recipe.name}", sections, folded, files)
 
 
 def _stages(record: RunRecord) -> Section:
-    """Return where the bits of each outer step lie."""
+    """Return the stages of each outer step."""
     rows = [
         {"Outer step": each.outer_step}
         | {

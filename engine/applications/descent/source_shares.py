@@ -1,4 +1,4 @@
-"""What a descent makes of the sources of texts: the share of each in training, before and after."""
+"""Share of each source of texts in training, before and after a descent."""
 
 import torch
 from torch import Tensor

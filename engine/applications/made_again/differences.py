@@ -30,7 +30,7 @@ Reading = Callable[[Routine, State], float]
 
 
 def reading(own: Routine, output: Output) -> Reading:
-    """Return what reads an output of a run, in the format of whichever twin of it is given."""
+    """Return a function that reads an output of a run, in the format of the twin it is given."""
 
     def read(routine: Routine, state: State) -> float:
         dtype = routine.layout.dtype
@@ -129,7 +129,7 @@ def compare_with_trainings(slope: Slope, settings: TrainingSettings) -> list[Che
 
 
 def _in_float64(slope: Slope) -> Check:
-    """Compare with trainings in float64, from which number formats may differ by a little.
+    """Compare with trainings in float64; the other format may differ from them by its rounding.
 
     They are other trainings than the run's own, so the output in the middle is theirs too.
     """

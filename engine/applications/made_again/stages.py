@@ -39,7 +39,7 @@ def read_segment(store: str, ref: Ref) -> Segment:
 
 
 def here(recipe: DescentRecipe) -> dict[str, Any]:
-    """Return what the bits of a certificate depend on besides the recipe."""
+    """Return the environment that the bits of a certificate depend on, besides the recipe."""
     return {"engine": engine_version(), **run_environment(recipe), **machine()}
 
 
@@ -87,15 +87,15 @@ def make_again(  # noqa: PLR0913 (what a stage is made from, and what is said of
     name: str,
     what: str,
 ) -> Check:
-    """Make a stage again in a store that holds its inputs only, and compare all bits.
+    """Compute a stage again in a store that holds only its inputs, and compare all bits.
 
     Args:
-        record: Of the run.
+        record: Record of the run.
         store: fsspec URL of its store.
         ref: The stage.
         inputs: The stages that it reads.
         make: Makes it in another store.
-        name: Of the check.
+        name: Name of the check.
         what: What was made again, the beginning of a sentence.
 
     Raises:

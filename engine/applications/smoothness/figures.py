@@ -64,7 +64,7 @@ def draw_directions(agreements: Sequence[float | None], mean: float) -> "matplot
     """Draw Definition 2 along each direction, and what it would be by itself.
 
     Args:
-        agreements: By direction; None where nothing moved.
+        agreements: Agreements by direction; None where nothing moved.
         mean: Over the others.
     """
     figure, (axes,) = new_figure(1.5 + 0.12 * len(agreements))

@@ -1,4 +1,4 @@
-"""What a measurement of metasmoothness leaves: its record."""
+"""Record of a finished measurement of metasmoothness."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ class DefinitionRecord(Document):
 
 
 class SmoothnessRecord(FinishedRun):
-    """Everything that is known of a finished measurement."""
+    """Settings, results and stages of a finished measurement."""
 
     bulky = frozenset({"train", "train-at"})
 
@@ -121,7 +121,7 @@ class SmoothnessRecord(FinishedRun):
         ]
 
     def findings(self) -> list[str]:
-        """Say what the numbers mean, beside values that mean nothing."""
+        """Say what the numbers mean, next to those of independent and of chaotic trainings."""
         losses = ", ".join(f"{split} {each['loss']:.4f}" for split, each in self.scores.items())
         lines = [*explain(self.found), f"Losses of the training at z: {losses}."]
         if self.one_by_one is not None:
@@ -170,13 +170,13 @@ class SmoothnessRecord(FinishedRun):
 
 
 def prepare(recipe: MetasmoothnessRecipe | SmoothSearchRecipe, store: str) -> None:
-    """Refuse what cannot be measured, and keep the settings of what can.
+    """Refuse a recipe that cannot be measured, and keep the settings of any other.
 
     A rough run is what there is to measure. One that is not the user's is not: so the witness is
     asked, of what a preflight would ask.
 
     Raises:
-        ConfigurationError: With the value, the reason and the remedy.
+        ConfigurationError: If a setting is refused; names its value, the reason and the remedy.
         WitnessError: If a step that the module takes by itself differs from the engine's.
     """
     for descent in recipe.trainings():

@@ -1,4 +1,4 @@
-"""The end of a measurement of metasmoothness: put together, and shown in a report."""
+"""Last stage of a measurement of metasmoothness: gathers it and writes record and report."""
 
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ def conclude(  # noqa: PLR0913 (what a measurement is made of)
     started: str,
     one_by_one: str | None = None,
 ) -> SmoothnessRecord:
-    """Put the measurement together; write ``run.json``, ``report.html`` and ``landscape.png``.
+    """Gather the measurement and write ``run.json``, ``report.html`` and ``landscape.png``.
 
     Args:
         recipe: What was measured.

@@ -1,4 +1,4 @@
-"""The end of a search over the design menu: table, figure, Pareto set and the chosen recipe."""
+"""Last stage of a search over the design menu: table, figure, Pareto set and chosen recipe."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ class Measured(Document):
 
 
 class Trial(Document):
-    """What became of a routine of the menu."""
+    """Result of one routine of the menu."""
 
     name: str
     """What is changed."""

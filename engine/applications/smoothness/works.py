@@ -21,7 +21,7 @@ def works(recipe: MetasmoothnessRecipe, expected: Expected, store: str | None = 
     """Return the stages of a measurement; whether trainings go together depends on its problem.
 
     Args:
-        recipe: Of the measurement.
+        recipe: Recipe of the measurement.
         expected: What one training of it takes.
         store: fsspec URL of the run's store, as for ``build_problem``.
     """

@@ -99,7 +99,7 @@ def places_looked_at(number: int) -> list[int]:
     weights of the classes is a plain mean where all examples are of one.
 
     Args:
-        number: Of all examples.
+        number: Number of all examples.
     """
     spread = ((number - 1) * place // (_LOOKED_AT - 1) for place in range(_LOOKED_AT))
     return sorted({*range(min(_LOOKED_AT, number)), *spread})
@@ -120,7 +120,7 @@ def compared(
     adapter), so they are compared at one beside it too.
 
     Args:
-        module: Whose parameters the gradients are taken by, in evaluation mode.
+        module: Module whose parameters the gradients are taken by, in evaluation mode.
         theirs: Returns the loss of a few examples, a scalar, as a library takes it.
         ours: The same as the mean over the examples.
     """
@@ -194,7 +194,7 @@ def drawn_at_random(module: torch.nn.Module, examples: Collated, loss: Any) -> l
 
     Args:
         module: As it is trained.
-        examples: Of the training.
+        examples: Examples of the training.
         loss: That of the training, which is called twice on a few examples.
     """
     found = []

@@ -54,7 +54,7 @@ def batches_of_pass(loader: Any, number: int, epoch: int) -> Steps:  # noqa: ANN
     for batches ahead, and so for the end of the pass, at which a random sampler draws once more.
 
     Args:
-        loader: With batches of indices.
+        loader: Loader with batches of indices.
         number: Batches that are taken.
         epoch: Passes before this one.
     """

@@ -64,7 +64,7 @@ def _call_once(
     Args:
         module: The module.
         train: Its training examples.
-        batches: Of a pass.
+        batches: Batches of a pass.
         left: What is not carried over, which it may need.
     """
     try:

@@ -39,7 +39,7 @@ def refuse_other_loops(
     """Refuse a module whose training is not one loss and one optimizer; say what is left behind.
 
     Raises:
-        ConfigurationError: With the remedy.
+        ConfigurationError: If it is refused; names the remedy.
     """
     base = next((each for each in type(module).__mro__ if each.__name__ == "LightningModule"), None)
     if base is None:
@@ -219,8 +219,9 @@ def refuse_use_of_number(module: nn.Module, batch: Any, batches: int) -> None:  
     Args:
         module: Guarded.
         batch: Any.
-        batches: Of a pass. A few of their numbers are tried, and the first ``_MOST_NUMBERS`` of
-            them where the number is seen to be read: lists and tensors read it unseen.
+        batches: Batches of a pass. A few of their numbers are tried, and the first
+            ``_MOST_NUMBERS`` of them where the number is seen to be read: lists and tensors read it
+            unseen.
     """
 
     def loss(number: int) -> float | None:

@@ -91,10 +91,10 @@ def order_of(
     if it asks for that, and generators are put back.
 
     Args:
-        loader: Of the training examples.
+        loader: Loader of the training examples.
         num_steps: T.
         accumulated: Batches of a step.
-        batches: Of a pass, fewer than the loader's where Lightning is told to take fewer.
+        batches: Batches of a pass, fewer than the loader's where Lightning is told to take fewer.
     """
     return order_once(
         lambda num_steps: _read(loader, num_steps, accumulated, batches),

@@ -65,8 +65,8 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
         num_steps: T, in place of the Trainer's.
         loss: Maps (module, batch) to one loss for each example, shape (batch,). By default
             ``training_step`` is called for each example by itself.
-        optimizer: In place of the one that ``configure_optimizers`` returns, with its own clipping;
-            the rates are those of the module's scheduler.
+        optimizer: Optimizer in place of the one that ``configure_optimizers`` returns, with its own
+            clipping; the rates are those of the module's scheduler.
         eps_root: Added inside of Adam's square root, where torch has 0; see ``engine.adam``.
         keep_order: Whether the loader's order of examples is read; ``Counts`` need the engine's.
         ignored_hooks: Hooks of the module that change nothing in its training, by name.

@@ -82,7 +82,7 @@ def from_trainer(
         objective: Name of the evaluation data, if ``eval_dataset`` is a dict.
         loss: Maps (model, batch) to one loss for each example, shape (batch,), for a model or a
             ``compute_loss`` whose loss is not known here.
-        optimizer: In place of the Trainer's, with its own clipping.
+        optimizer: Optimizer in place of the Trainer's, with its own clipping.
         eps_root: Added inside of Adam's square root, where torch has 0; see ``engine.adam``.
         keep_order: Whether the Trainer's order of examples is read; ``Counts`` need the engine's.
         **parts: Further parts of ``engine.Problem``: validation, test, names, show, metrics, ...

@@ -65,9 +65,9 @@ def unclipped(optimizer: Optimizer, setting: str, value: float) -> str | None:
     """Say in a sentence that an optimizer which was handed in does not clip as a loop does.
 
     Args:
-        optimizer: Of the run.
-        setting: Of the loop, by name.
-        value: At which the loop clips; 0 if it does not.
+        optimizer: Optimizer of the run.
+        setting: Setting of the loop, by name.
+        value: Value at which the loop clips; 0 if it does not.
     """
     if value <= 0 or {"clip_norm", "clip_value"} & set(optimizer.hyperparameters):
         return None

@@ -62,7 +62,7 @@ def only_wraps(trainer: Any, base: type, name: str) -> bool:  # noqa: ANN401 (of
     Args:
         trainer: Its class is looked at, and those between it and the Trainer.
         base: The Trainer.
-        name: Of the method.
+        name: Name of the method.
     """
     if name in vars(trainer):
         return False

@@ -47,7 +47,7 @@ def refuse_other_loops(trainer: Any, *, own_loss: bool) -> None:  # noqa: ANN401
         own_loss: Whether the loss of each example was handed in.
 
     Raises:
-        ConfigurationError: With the remedy.
+        ConfigurationError: If it is refused; names the remedy.
     """
     base = next(
         (each for each in type(trainer).__mro__ if (each.__module__, each.__name__) == _NAMED), None

@@ -146,7 +146,7 @@ def _until(end: float) -> Iterator[None]:
     letter by letter, for weeks.
 
     Args:
-        end: By ``time.monotonic``.
+        end: Time at which they are broken, by ``time.monotonic``.
     """
     watch = _Watch()
     token = _watch.set(watch)

@@ -116,7 +116,7 @@ class Found:
         """Refuse too many broken pairs, or none that is whole; say what was left out.
 
         Raises:
-            DataError: With the counts, and the first name of each kind.
+            DataError: If it is refused; names the counts, and the first name of each kind.
         """
         wrong, total, most = self.seen - len(self.names), self.seen, self.settings.max_broken
         counted, passed = _counted(self.broken), _counted(self.passed)

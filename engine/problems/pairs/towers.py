@@ -38,7 +38,7 @@ class Compared(nn.Module):
 
         Args:
             temperature: Where it starts.
-            min_temperature: Its bound.
+            min_temperature: Lower bound of the temperature.
         """
         self.max_log_scale = -math.log(min_temperature)
         below = self.max_log_scale + math.log(temperature)
@@ -71,7 +71,7 @@ class TwoTowers(Compared):
         images: Maps images to (batch, embedding).
         texts: Maps tokens to (batch, tokens, embedding), each knowing no later one.
         temperature: Where it starts.
-        min_temperature: Its bound.
+        min_temperature: Lower bound of the temperature.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class OwnTowers(Compared):
         network: Maps images and tokens to a vector each, both of shape (batch, features).
         name: What the recipe calls it, for messages.
         temperature: Where it starts.
-        min_temperature: Its bound.
+        min_temperature: Lower bound of the temperature.
     """
 
     def __init__(

@@ -58,8 +58,8 @@ class _Table:
         """Yield the structures of a vector.
 
         Args:
-            number: Of the field.
-            kind: Of one structure, as the module struct writes it.
+            number: Number of the field.
+            kind: Kind of one structure, as the module struct writes it.
         """
         place = self._field(number)
         if place is None:

@@ -89,7 +89,7 @@ def check_quotes(text: str, separator: str, what: str) -> None:
         what: As the file is called in messages.
 
     Raises:
-        DataError: With the line on which the cell begins.
+        DataError: If it is refused; names the line on which the cell begins.
     """
     sign = re.escape(separator)
     cell = re.compile(rf'(?:\A|(?<=[{sign}\r\n]))"((?:[^"]++|"")*+)("?)(?=(.?))', re.DOTALL)

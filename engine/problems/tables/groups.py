@@ -17,11 +17,11 @@ def check_groups(names: Sequence[str], label: str | None = None) -> None:
     """Refuse columns of groups whose names mean something else in ``metaparameters.groups``.
 
     Args:
-        names: Of the columns.
+        names: Names of the columns.
         label: Column of the label, whose classes are groups by its name anyway.
 
     Raises:
-        DataError: With the name and the remedy.
+        DataError: If it is refused; names the column and the remedy.
     """
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

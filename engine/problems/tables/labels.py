@@ -42,7 +42,7 @@ def refuse_one_class(classes: Sequence[str], name: str) -> None:
     """Refuse labels that are all the same: the loss would be 0 whatever is trained.
 
     Raises:
-        DataError: With the class.
+        DataError: If it is refused; names the class.
     """
     if len(classes) == 1:
         raise DataError(

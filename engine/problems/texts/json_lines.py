@@ -164,7 +164,7 @@ def check_characters(text: str, name: str, place: str) -> None:
 
     Args:
         text: What was read.
-        name: Of its field.
+        name: Name of its field.
         place: Where it stands, for people.
 
     Raises:

@@ -38,7 +38,7 @@ def learner(models: Models, vocabulary: int, num_positions: int) -> Learner:
     Texts are padded at their ends, where no token that counts may see it.
 
     Args:
-        models: Which.
+        models: Models to load.
         vocabulary: Tokens.
         num_positions: Longest sequence.
 

@@ -49,7 +49,7 @@ def read_own(url: str, name: str, settings: TextSettings) -> list[Passage]:
 
     Args:
         url: The file.
-        name: Of the split, for passages that name no source.
+        name: Name of the split, for passages that name no source.
         settings: How plain text is cut.
     """
     return _distinct(read_passages(url, name, settings))

@@ -49,7 +49,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     """Train a byte-level BPE tokenizer; it knows every byte, so no text is foreign to it.
 
     Args:
-        texts: What it is trained on.
+        texts: Texts that the tokenizer is trained on.
         vocabulary: Most tokens that it may have, start and end among them; few texts give fewer.
 
     Raises:
@@ -176,7 +176,7 @@ def encode(
 
     Args:
         splits: Split to passages.
-        tokenizer: What they are cut by.
+        tokenizer: Tokenizer that the passages are cut by.
         separator: Put between a prompt that is not empty and its completion.
         max_tokens: Longest sequence, with start and end.
 

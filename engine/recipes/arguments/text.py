@@ -104,7 +104,7 @@ def check_language(
     """Refuse settings of texts that have no meaning together.
 
     Raises:
-        ConfigurationError: With the value, the reason and the remedy.
+        ConfigurationError: If a setting is refused; names its value, the reason and the remedy.
     """
     if isinstance(model, str):
         _check_own(model, language)

@@ -64,7 +64,7 @@ def in_the_way(file: Path, library: str) -> str:
     """Say that a file has the name of what a library asks for, and what helps.
 
     Args:
-        file: Of the problem's folder.
+        file: File of the problem's folder.
         library: The file that asked.
     """
     name = file.parent.name if file.stem == "__init__" else file.stem

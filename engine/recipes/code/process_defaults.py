@@ -25,7 +25,7 @@ def defaults_kept(what: str) -> Iterator[None]:
     """Refuse code in the block that changes what belongs to the process, and put it back.
 
     Args:
-        what: Whose code it is, for the message.
+        what: Says whose code it is, for the message.
 
     Raises:
         ConfigurationError: Names the call, and what to do instead.
@@ -49,10 +49,10 @@ def folder_kept(what: str) -> Iterator[None]:
     """Refuse code in the block that moves the working folder of the process, and put it back.
 
     Args:
-        what: Whose code it is, for the message.
+        what: Says whose code it is, for the message.
 
     Raises:
-        ConfigurationError: With what to do instead.
+        ConfigurationError: If it is refused; says what to do instead.
     """
     before = Path.cwd()
     try:

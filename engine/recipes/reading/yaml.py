@@ -127,7 +127,7 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401 (a value of YAML)
     """Return the value of a YAML text.
 
     Raises:
-        ConfigurationError: With the reason, in words that follow a colon.
+        ConfigurationError: If it is refused; names the reason, in words that follow a colon.
     """
     try:
         return _construct(text)
@@ -194,7 +194,7 @@ def read_text(content: bytes) -> str:
     """Return the text of a recipe: in UTF-8, or as its mark of byte order says.
 
     Raises:
-        ConfigurationError: With the reason, in words that follow a colon.
+        ConfigurationError: If it is refused; names the reason, in words that follow a colon.
     """
     if len(content) > MOST_BYTES:
         raise ConfigurationError(f"it has more than {MOST_BYTES} bytes, which no recipe has")

@@ -55,7 +55,7 @@ class Statistic(Tensor):
 
         Args:
             value: A part of a state, or what the layer computed from one.
-            layer: Its name.
+            layer: Name of the layer.
             calls: Where calls are noted; None where nobody wants to know.
             is_held: Whether the value is that of the state, which nobody may change in place.
         """

@@ -15,7 +15,7 @@ class LayerCall:
     """What a layer normalized by its batch.
 
     Attributes:
-        name: Of the layer.
+        name: Name of the layer.
         mean: Shape (channels,).
         variance: Unbiased, shape (channels,).
         momentum: Share of the batch in the statistics after it.
@@ -41,7 +41,7 @@ def refuse_rounding(function: object, args: Sequence[Any]) -> None:
 
     Args:
         function: Any of torch's.
-        args: What it is called with.
+        args: Arguments of the call.
 
     Raises:
         WitnessError: If it rounds.
@@ -74,7 +74,7 @@ class Calls(list[LayerCall]):
         """Note where a call has led the buffers that the module moves by itself.
 
         Args:
-            ends: By name.
+            ends: Ends by name.
             quantities: Those that have a derivative; a backward pass may count.
         """
         self.left.update(ends)

@@ -54,7 +54,7 @@ def hooked(hooks: Hooks, layout: Layout, gradient: Tensor, *drawn_for: int) -> T
     """Return a flat gradient as the hooks of the parameters leave it, shape (params,).
 
     Args:
-        hooks: Of the parameters.
+        hooks: Hooks of the parameters.
         layout: Where each parameter lies.
         gradient: Shape (params,).
         drawn_for: Seed of the run, step and shard, which seed what they draw; left out, nothing

@@ -86,7 +86,7 @@ def parts(
     Args:
         function: One of ``PARTS``.
         buffer: What is cut.
-        args: Of the function, the buffer among them.
+        args: Arguments of the function, the buffer among them.
         kwargs: Likewise.
     """
     found = function(buffer.detach(), *args[1:], **kwargs)

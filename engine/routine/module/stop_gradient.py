@@ -83,8 +83,8 @@ def stop_gradient(value: Tensor) -> Tensor:
     gradient, such as a reversal, may be a hook of the activation, as anywhere in torch.
 
     Args:
-        value: Of any shape. In place of a block of ``no_grad()`` compute it with a graph, and in
-            place of ``autograd.grad(...)`` with ``create_graph=True``.
+        value: Value of any shape. In place of a block of ``no_grad()`` compute it with a graph, and
+            in place of ``autograd.grad(...)`` with ``create_graph=True``.
 
     Returns:
         The same numbers. Outside of a run of the engine this is ``value.detach()``; inside, no

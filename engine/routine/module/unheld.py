@@ -82,7 +82,7 @@ def refuse_written(layout: Layout, params: Tensor, views: Mapping[str, Tensor]) 
     What is written into others is in the flat vector, where the witness looks for it.
 
     Args:
-        layout: Of the parameters.
+        layout: Layout of the parameters.
         params: The flat vector, shape (params,).
         views: What the call was given, by name.
 

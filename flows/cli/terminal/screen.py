@@ -106,7 +106,7 @@ class Screen(Console):
         written one field below the other.
 
         Args:
-            rows: At least one; columns of figures are aligned at their last digits.
+            rows: At least one row; columns of figures are aligned at their last digits.
         """
         names = list(rows[0])
         cells = [[plain(str(row.get(name, ""))) for name in names] for row in rows]
@@ -145,8 +145,8 @@ def _shared(rows: list[list[str]], width: int, padding: int) -> list[int]:
 
     Args:
         rows: The texts of each, the heads among them.
-        width: Of the terminal.
-        padding: At both sides of a column.
+        width: Width of the terminal.
+        padding: Padding at both sides of a column.
     """
     columns = [[*column] for column in zip(*rows, strict=True)]
     longest = [max(map(cell_len, texts)) for texts in columns]

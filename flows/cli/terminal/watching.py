@@ -47,7 +47,7 @@ class LineHandler(logging.Handler):
 
     Args:
         write: Prints a line.
-        level: Of what is printed.
+        level: Level of what is printed.
         said: Gets what has been printed.
     """
 

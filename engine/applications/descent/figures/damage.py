@@ -1,4 +1,4 @@
-"""Section of changed inputs: the examples that carry the damage or gain, and the classes too."""
+"""Section of changed inputs: the examples and classes that account for the damage or gain."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ HOW = {
 
 
 def section(run: Material) -> Section | None:
-    """Return whose inputs did most; none for anything but changed inputs."""
+    """Return the section of the changed inputs that did most; None unless inputs were changed."""
     damage = run.record.damage
     if damage is None or run.changed is None:
         return None
@@ -56,17 +56,17 @@ def section(run: Material) -> Section | None:
 
 
 def direction(damage: Damage) -> str:
-    """Say in a word how the objective moved: a run that learns its inputs lowers it."""
+    """Return a noun for how the objective moved: a run that learns its inputs lowers it."""
     return "fall" if damage.rise < 0 else "rise"
 
 
 def effect(damage: Damage) -> str:
-    """Say in a word what the changed inputs did."""
+    """Return a noun for the effect of the changed inputs."""
     return "gain" if damage.rise < 0 else "damage"
 
 
 def carriers(damage: Damage) -> Sequence[ChangedImage]:
-    """Return the changed examples, those first that moved the objective most the way it went."""
+    """Return the changed examples, those with the largest share of the objective's change first."""
     return damage.images[::-1] if damage.rise < 0 else damage.images
 
 
@@ -84,8 +84,8 @@ def changed_examples(
     """Return changed examples by their names, as they were and as they are.
 
     Args:
-        run: Whose inputs were changed.
-        rows: Of z, one for each example.
+        run: Run whose inputs were changed.
+        rows: Rows of z, one for each example.
         notes: A figure of each.
         what: What the figures are, in a table.
     """

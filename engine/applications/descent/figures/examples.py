@@ -1,4 +1,4 @@
-"""Section of examples to look at: dropped, kept, and those that nobody would have expected."""
+"""Section of examples: dropped ones, kept ones, and surprising ones."""
 
 from collections.abc import Mapping, Sequence
 
@@ -58,7 +58,7 @@ def shown_examples(
     """Return examples by the words for them; none if there is not one value for each.
 
     Args:
-        data: Whose training candidates are shown.
+        data: Data whose training candidates are shown.
         value: Count or weight of each at the chosen iterate.
         score: First metagradient of each.
         uphill: Whether the objective is maximized, so that the run speaks for what raises it.

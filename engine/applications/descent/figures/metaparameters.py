@@ -1,4 +1,4 @@
-"""Section of the metaparameters: what the descent moved, in the form that its kind has."""
+"""Section of the metaparameters: a chart of z before and after, in the form of its kind."""
 
 from collections.abc import Sequence
 

@@ -79,7 +79,7 @@ class Call:
         """Call the forward pass with the same draws ahead, and return its results.
 
         Args:
-            args: In place of those that it was called with.
+            args: Arguments in place of those that it was called with.
             graph: Whether to record one, where torch calls a forward pass without.
             own: Whether to compute in the formats of the call, below ``autocast`` if it was.
         """

@@ -49,7 +49,7 @@ def pulled(call: Call, written: Written, cotangents: Sequence[Tensor | None]) ->
     Args:
         call: What it was called with.
         written: Its backward pass in its node.
-        cotangents: Of its results, or batches of them.
+        cotangents: Cotangents of its results, or batches of them.
 
     Returns:
         One for each argument: by the backward pass where that is right, to the last bit.
@@ -249,7 +249,7 @@ class _Judge:
 
     Args:
         call: Of it.
-        args: In the format in which it is judged.
+        args: Arguments in the format in which it is judged.
         cotangents: Likewise.
     """
 
