@@ -88,7 +88,7 @@ def search(recipe: SmoothSearchRecipe, store: str, workers: Workers) -> SearchRe
 
 
 def _whole(recipe: SmoothSearchRecipe, store: str) -> Parts:
-    """Return where a search stands as a whole: which of its parts are done, and the time left."""
+    """Return the progress of a whole search: the parts that are done, and the time left."""
     name = run_name(recipe.descent)
     expected = Expected(recipe.descent, read_forecast(store, name), recipe.num_outputs)
     course = Course(
@@ -106,7 +106,7 @@ def _title(recipe: SmoothSearchRecipe) -> str:
 
 @dataclass(frozen=True)
 class _Search:
-    """What all parts of a search have in common."""
+    """State that all parts of a search share."""
 
     recipe: SmoothSearchRecipe
     store: str
@@ -157,7 +157,7 @@ def _try_all(search: _Search) -> list[Trial]:
 def _measure_and_say(
     search: _Search, name: str, routine: DescentRecipe
 ) -> tuple[Measured | None, str | None]:
-    """Measure one routine, and say what was found."""
+    """Measure one routine, and log the result."""
     with as_part(search.whole, name, TRY):
         point, failed = _measure(search, routine)
     search.page.found(
@@ -170,7 +170,7 @@ def _measure_and_say(
 
 
 def _measure(search: _Search, routine: DescentRecipe) -> tuple[Measured | None, str | None]:
-    """Measure one routine; a training that diverges is an answer, not an end of the search."""
+    """Measure one routine; a training that diverges is a result, and does not end the search."""
     measurement = search.recipe.measurement(routine)
     try:
         smoothness.check(measurement, search.store)

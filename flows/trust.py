@@ -1,4 +1,4 @@
-"""What may be believed, and what it costs, started from the UI: check, plan, verify, smoothness.
+"""Flows that check, plan, verify and measure smoothness, for a start from the UI.
 
 They do what the commands of these names do. Recipes are named, because there is one deployment of
 each flow and not one for each recipe; a name is that of a shipped recipe, or the path of a file
@@ -98,7 +98,7 @@ def smoothness(
 
 
 def _changes(settings: tuple[str, ...] | None, device: str | None) -> list[str]:
-    """Return what a form changes of a recipe; its device counts unless a setting names one."""
+    """Return the changes of a form to a recipe; its device counts unless a setting names one."""
     changes = [each for each in settings or () if each.strip()]
     chosen = [f"training.device={device}"] if device else []
     return [*chosen, *changes]

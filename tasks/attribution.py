@@ -21,7 +21,7 @@ basis_scores = stage_task(basis.basis_scores)
 
 @task(task_run_name="check the recipe")
 def check(recipe: AttributionRecipe, store: str) -> None:
-    """Refuse what cannot be attributed before anything is trained; keep settings and plan.
+    """Refuse a recipe that cannot be attributed before anything is trained; keep settings and plan.
 
     The product of a step is chosen where the recipe leaves that open.
     """

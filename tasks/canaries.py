@@ -16,7 +16,7 @@ audit_canaries = stage_task(stages.audit_canaries)
 
 @task(task_run_name="check the recipe")
 def check(recipe: CanariesRecipe, store: str) -> None:
-    """Refuse what cannot be before anything is trained; keep settings and plan."""
+    """Refuse a recipe that cannot be run before anything is trained; keep settings and plan."""
     canary_runs.prepare(recipe, store)
     keep_plan_of(recipe, store)
 

@@ -17,7 +17,7 @@ retrain = stage_task(stages.retrain)
 
 @task(task_run_name="read rerun {name}")
 def read_rerun(store: str, name: str, before: Ref, after: Ref) -> Rerun:
-    """Gather what is known of one rerun.
+    """Return the record of one rerun, from the results of its stages.
 
     See ``engine.applications.comparisons.results.read_rerun``.
     """
@@ -33,7 +33,7 @@ def read_baseline(
     final: Ref,
     scores: Ref | dict[str, Scores],
 ) -> Baseline:
-    """Gather what is known of one baseline; its scores, or the stage that made them."""
+    """Return the record of one baseline, from its scores or from the stage that made them."""
     splits = scores if isinstance(scores, dict) else compared.read_scores(store, scores)
     examples, corrupted = count_examples(Run(recipe, store), value)
     return Baseline(

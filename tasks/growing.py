@@ -84,7 +84,7 @@ def show_markdown(store: str, run: str, name: str, text: str, says: str = _GROWS
 
 
 class GrowingReport:
-    """What a run of any kind has found until now, drawn now and then.
+    """Report of an unfinished run of any kind, which is drawn again now and then.
 
     Until it has a page of its own to show (``show``), it says which stages are done, what was
     found, and how long the run still takes.
@@ -113,7 +113,7 @@ class GrowingReport:
         self._drawing = threading.Lock()
 
     def found(self, sentence: str) -> None:
-        """Say something that the run has found, on the page from the next drawing on."""
+        """Add a finding to the page, from the next drawing on."""
         self._findings.append(sentence)
         self._logger.info("%s", sentence)
         if self._part is None:  # the whole says what came of a part
@@ -166,7 +166,7 @@ class GrowingReport:
             show_markdown(store if begun else "", run, self._recipe.name, text, _WHY)
 
     def look(self) -> None:
-        """Draw what is new, if anything is."""
+        """Draw the page again if something is new."""
         with self._drawing:
             make, state = self._newest()
             if self._is_over or state == self._drawn:
@@ -182,7 +182,7 @@ class GrowingReport:
                 self._logger.warning("The report so far could not be written: %s", error)
 
     def _newest(self) -> tuple[Callable[[], Page], object]:
-        """Return what draws the page, and what it depends on."""
+        """Return a function that draws the page, and the data that it depends on."""
         if self._own is not None:
             return self._own, self._own
         seen = None if self._board is None else self._board.seen()
@@ -195,7 +195,7 @@ class GrowingReport:
 def growing(
     recipe: DescentRecipe, store: str, title: str, board: Board | None = None
 ) -> Iterator[GrowingReport]:
-    """Let a report grow inside the block; see ``GrowingReport``."""
+    """Keep a report up to date inside the block; see ``GrowingReport``."""
     page = GrowingReport(recipe, store, title, board)
     with ticking(page.look, _PAUSE):
         try:
@@ -209,7 +209,7 @@ def growing(
 
 @contextmanager
 def told_if_stopped(recipe: DescentRecipe, store: str, title: str) -> Iterator[None]:
-    """Let the UI, and a run that has begun, say why a start ends inside the block.
+    """Record in the run and the UI why a start ends, if it ends inside the block.
 
     What ``growing`` is around has a page and says so itself; this is around all of a flow, which
     may be refused, or get no workers, before it has one.
@@ -222,7 +222,7 @@ def told_if_stopped(recipe: DescentRecipe, store: str, title: str) -> Iterator[N
 
 
 def _cause(error: BaseException) -> str:
-    """Say why a start ended, as the command that began it does."""
+    """Return why a start ended, in the words of the command that began it."""
     if isinstance(error, EngineError):
         return redacted(with_settings(str(error), error.settings)) or type(error).__name__
     if not isinstance(error, Exception):

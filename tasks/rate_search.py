@@ -16,7 +16,7 @@ search_optuna = stage_task(stages.search_optuna)
 
 @task(task_run_name="read the grid")
 def read_grid(recipe: DescentRecipe, store: str, chunks: list[Ref]) -> Searched:
-    """Gather what the grid found.
+    """Return the result of the grid.
 
     See ``engine.applications.comparisons.rate_search_results.read_grid``.
     """
@@ -25,7 +25,7 @@ def read_grid(recipe: DescentRecipe, store: str, chunks: list[Ref]) -> Searched:
 
 @task(task_run_name="read what Optuna found")
 def read_optuna(recipe: DescentRecipe, store: str, ref: Ref) -> Searched:
-    """Gather what Optuna found.
+    """Return the result of Optuna's search.
 
     See ``engine.applications.comparisons.rate_search_results.read_optuna``.
     """

@@ -34,7 +34,7 @@ P = ParamSpec("P")
 def read_iterate(
     store: str, outer_step: int, value: Ref, final: Ref, gradient: Ref | None, scores: Ref
 ) -> Iterate:
-    """Gather what is known of one iterate."""
+    """Return the record of one iterate, from the results of its stages."""
     return Iterate(
         outer_step=outer_step,
         value=value,
@@ -46,7 +46,7 @@ def read_iterate(
 
 @task(task_run_name="judge the preflight")
 def judge(recipe: DescentRecipe, store: str, checks: Ref) -> CheckReport:
-    """Say what the preflight found, and stop a run that it refuses; see ``CheckReport.gate``."""
+    """Log the result of the preflight, and stop a run that it refuses; see ``CheckReport.gate``."""
     report = commits.read_scalars_as(store, checks, CheckReport)
     report.gate(recipe.preflight)
     for sentence in report.warnings():

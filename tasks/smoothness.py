@@ -24,7 +24,7 @@ train_along = stage_task(stages.train_along)
 
 @task(task_run_name="check the recipe")
 def check(recipe: MetasmoothnessRecipe, store: str) -> None:
-    """Refuse what cannot be measured before anything is trained; keep settings and plan.
+    """Refuse a recipe that cannot be measured before anything is trained; keep settings and plan.
 
     The parts of a search have none of their own: it costs as much as a training to make one.
     """

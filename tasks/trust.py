@@ -1,4 +1,4 @@
-"""What may be believed, and what it costs, as Prefect tasks: their findings become artifacts."""
+"""Checks, verifications and plans as Prefect tasks, whose results become artifacts."""
 
 from collections.abc import Sequence
 
@@ -131,7 +131,7 @@ def _show(
 
 
 def _line(check: Check) -> str:
-    """Say of one check what it means, what was found, and what is the limit."""
+    """Return a line for one check: its meaning, the measured value and the limit."""
     verb = "" if check.verdict is Verdict.PASS else f" {check.verdict.value}s"
     found, limit = write_found(check.value), check.bound()
     numbers = ", ".join(

@@ -340,7 +340,7 @@ class OpenRun:
 
     @property
     def _result(self) -> "FinishedRun | Iterates":
-        """The record, or the outer steps so far, of which an unfinished run of another kind has none."""
+        """The record, or the outer steps so far; none for an unfinished run of another kind."""
         if self.record is not None:
             return self.record
         from engine.applications.descent.iterates import Iterates

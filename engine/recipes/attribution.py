@@ -1,4 +1,4 @@
-"""Settings of attribution: which queries, which removals, and what it is compared with."""
+"""Settings of attribution: queries, removals and baselines."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -31,7 +31,7 @@ class QuerySplit(StrEnum):
 
 
 class Queries(Settings):
-    """Which examples' losses are attributed: the first of a held-out split."""
+    """The examples whose losses are attributed: the first ones of a held-out split."""
 
     split: QuerySplit = QuerySplit.TEST
     """Held-out split from which the queries are taken."""
@@ -51,7 +51,7 @@ class Removals(Settings):
 
 
 class AttributionSettings(Settings):
-    """What is attributed, and how the answer is judged."""
+    """Settings of what is attributed, and of how the scores are judged."""
 
     num_queries: Annotated[int, Field(ge=1, le=100_000)] = 20
     """K, queries; one reverse sweep serves them all, and takes 1 + 2 K plain steps a step."""
@@ -95,7 +95,7 @@ class AttributionSettings(Settings):
 
     @property
     def queries(self) -> Queries:
-        """Which examples are explained: the first ones of the split that the recipe names."""
+        """Examples whose losses are attributed: the first ones of the split in the recipe."""
         return Queries(split=self.query_split, number=self.num_queries)
 
     @property
@@ -125,7 +125,7 @@ class AttributionRecipe(DescentRecipe):
     """Of descents alone: attribution moves nothing, and takes none of these settings."""
 
     attribution: AttributionSettings = AttributionSettings()
-    """What is attributed, and how the answer is judged."""
+    """Settings of what is attributed, and of how the scores are judged."""
 
     @model_validator(mode="after")
     def _attributes_to_weights(self) -> "AttributionRecipe":
@@ -169,7 +169,7 @@ class AttributionRecipe(DescentRecipe):
 
     @property
     def num_outputs(self) -> int:
-        """The loss of each query is an output, or each direction of a basis."""
+        """Number of outputs: one for each query, or for each direction of a basis."""
         settings = self.attribution
         if settings.basis is None:
             return settings.num_queries

@@ -12,7 +12,7 @@ from engine.recipes.training import Retraining
 
 
 class CanariesSettings(Settings):
-    """Which examples are canaries, and how the gap is audited."""
+    """Settings of the canaries, and of the audit of their gap."""
 
     num_canaries: Annotated[int, Field(ge=2)] = 100
     """m; the first training candidates, which are drawn at random from the data."""
@@ -40,7 +40,7 @@ class CanariesRecipe(DescentRecipe):
     """How the pixels move."""
 
     canaries: CanariesSettings = CanariesSettings()
-    """Which examples are canaries, and how the gap is audited."""
+    """Settings of the canaries, and of the audit of their gap."""
 
     @model_validator(mode="after")
     def _has_room(self) -> "CanariesRecipe":

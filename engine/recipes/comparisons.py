@@ -1,4 +1,4 @@
-"""What a descent is compared with in its own report: set-ups made without a metagradient.
+"""Set-ups made without a metagradient, which a descent is compared with in its report.
 
 This module does not know torch.
 """
@@ -104,5 +104,5 @@ def rerun_content(content: dict[str, Any], changes: dict[str, Any]) -> dict[str,
 
 
 def name_rerun(changes: dict[str, Any]) -> str:
-    """Return a rerun's name: what is changed."""
+    """Return the name of a rerun: the setting that it changes."""
     return ", ".join(f"{key.split('.')[-1]} {value}" for key, value in changes.items())

@@ -1,4 +1,4 @@
-"""Who runs the stages, and what a run may cost. None of these settings changes a result."""
+"""Settings of workers and budget. None of them changes a result."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -29,14 +29,14 @@ class CodePlace(StrEnum):
 
 
 class PreflightMode(StrEnum):
-    """What follows when the preflight refuses a run."""
+    """What a run does when its preflight refuses it."""
 
     ENFORCE = "enforce"
     ADVISE = "advise"
 
 
 class WorkersSettings(Settings):
-    """Who carries out the stages; changes cost, never the answer, nor which run it is."""
+    """Settings of the workers; they change the cost, but neither the result nor the run's name."""
 
     runner: RunnerName = RunnerName.LOCAL
     """One process (local), or the workers of a Dask or a Ray cluster."""

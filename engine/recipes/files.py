@@ -67,7 +67,7 @@ def load_recipe(recipe: str, changes: list[str] | None = None) -> Recipe:
 
 
 def read_recipe_file(recipe: str, changes: list[str] | None = None) -> tuple[Path, dict[Any, Any]]:
-    """Return the file of a recipe, and what it says with the changes; defaults are not filled in.
+    """Return the file of a recipe and its settings with the changes; defaults are left out.
 
     Args:
         recipe: Name of a shipped recipe, or path of a YAML file.
@@ -144,7 +144,7 @@ def validate_recipe(content: dict[Any, Any], origin: str, *, stored: bool = Fals
 
 
 def validated(model: type[_Model], **content: Any) -> _Model:  # noqa: ANN401 (settings of any type)
-    """Make settings of what was typed as options.
+    """Validate settings that were given as options of a command.
 
     Raises:
         ConfigurationError: Names each wrong one, its value, the reason and the remedy.
@@ -187,7 +187,7 @@ def beside_shipped(recipe: Recipe) -> dict[str, tuple[Any, Any]] | None:
 
 
 def stored_beside_shipped(content: Mapping[str, Any]) -> dict[str, tuple[Any, Any]] | None:
-    """Return what ``beside_shipped`` does, for a recipe as it lies in a store.
+    """Return the same as ``beside_shipped``, for a recipe read from a store.
 
     Args:
         content: JSON, which may be damaged: what is no setting differs from none.
@@ -206,7 +206,7 @@ def stored_beside_shipped(content: Mapping[str, Any]) -> dict[str, tuple[Any, An
 
 
 def stored_beside_each_other(contents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what tells recipes apart: of each, its settings that are not the same in all of them.
+    """Return, for each recipe, the settings that are not the same in all of them.
 
     Args:
         contents: Recipes as they lie in a store, which may be damaged.

@@ -1,4 +1,4 @@
-"""The kinds of recipes: what each is made of, said by its application and by nobody else.
+"""Kinds of recipes: the parts of each, which its application declares.
 
 A folder of ``engine/applications`` that has a module ``kind`` is found by it. What it names is
 loaded when it is asked for, so that a command which reads one recipe loads the settings of one

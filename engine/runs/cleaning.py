@@ -192,7 +192,7 @@ def _needed(
 def needed_stages(
     run: StoredRun, upstream: dict[str, list[str]], *, intermediate: bool
 ) -> set[str]:
-    """Return the stages that a run needs, in one word each.
+    """Return the names of the stages that a run needs.
 
     Args:
         run: The run, of any kind; its record says what its result needs.
@@ -241,7 +241,7 @@ def _chosen(store: str, runs: list[StoredRun], rules: CleanRules, now: float) ->
 def _at_work(
     store: str, found: Inventory, rules: CleanRules, chosen: Iterable[str], now: float
 ) -> dict[str, str]:
-    """Return the runs that somebody is at work on, and how that shows.
+    """Return the runs that are being carried out, each with the evidence.
 
     Leases are looked at for runs that the rules name: nothing else depends on them.
     """
@@ -282,7 +282,7 @@ def _reason(users: dict[str, str], going: dict[str, str]) -> str:
 
 
 def _upstream(store: str, stages: list[StoredStage]) -> dict[str, list[str]]:
-    """Read of every committed stage what it was made from."""
+    """Return the inputs of every committed stage, by its record."""
     urls = {stage_record_url(store, *stage.name): stage.name for stage in stages}
     return {
         label(*urls[url]): [label(*name) for name in _inputs(record or {})]
@@ -299,7 +299,7 @@ def _inputs(record: dict[str, Any]) -> list[StageName]:
 
 
 def _ancestors(names: Iterable[str], upstream: dict[str, list[str]]) -> set[str]:
-    """Return stages and all that they were made from."""
+    """Return stages, their inputs, and the inputs of those in turn."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:

@@ -27,7 +27,7 @@ MOST = 10_000
 
 
 def started_file() -> Path:
-    """Return where the digests lie.
+    """Return the path of the file that keeps the digests.
 
     Raises:
         RuntimeError: If the user has no home.
@@ -38,7 +38,7 @@ def started_file() -> Path:
 
 
 def note_started(recipe: DescentRecipe) -> None:
-    """Note that the user of this process has named a recipe, with all of its places and code.
+    """Record that the user of this process has started a recipe, with its places and code.
 
     Where there is no place to write, nothing is noted, and the user is asked about the places when
     the run goes on.

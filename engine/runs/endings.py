@@ -52,7 +52,7 @@ class Ending(Document):
 
 
 class Outline(Document):
-    """What the records of all finished runs have, ``run.json``."""
+    """Fields that the records of all finished runs share, ``run.json``."""
 
     run: str
     """Name of the run."""
@@ -68,7 +68,7 @@ class Outline(Document):
 
 
 def read_outline(record: dict[str, Any]) -> Outline | None:
-    """Return what the records of all kinds have; None if it cannot be understood."""
+    """Return the fields that records of all kinds share; None if they cannot be read."""
     try:
         return Outline.model_validate({name: record.get(name) for name in Outline.model_fields})
     except ValidationError:
@@ -76,7 +76,7 @@ def read_outline(record: dict[str, Any]) -> Outline | None:
 
 
 def read_ending(record: dict[str, Any] | None) -> Ending | None:
-    """Return what a run's record says of its end; None if nothing that can be understood."""
+    """Return the ending that a run's record describes; None if it cannot be read."""
     try:
         return Ending.model_validate((record or {})["ending"])
     except (KeyError, ValidationError):

@@ -56,11 +56,11 @@ class FinishedRun(Outline):
 
     @abstractmethod
     def refs_to_keep(self, store: str) -> Sequence[Ref]:
-        """Return the bulky stages that the result needs all the same."""
+        """Return the large stages that must be kept because the result needs them."""
 
     @abstractmethod
     def headline(self) -> str:
-        """Return what came of it, in one sentence."""
+        """Return the result in one sentence."""
 
     @abstractmethod
     def numbers(self) -> Sequence[Number]:
@@ -68,18 +68,18 @@ class FinishedRun(Outline):
 
     @abstractmethod
     def findings(self) -> list[str]:
-        """Say in sentences what came of it; the headline may be one of them."""
+        """Return the result in sentences; the headline may be one of them."""
 
     def warnings(self) -> list[str]:
-        """Say in sentences what speaks against it; by default what the preflight found."""
+        """Return reasons to doubt the result, in sentences; by default those of the preflight."""
         return [] if self.checks is None else self.checks.warnings()
 
     def next_steps(self) -> list[str]:
-        """Say in sentences what to do with it."""
+        """Return next steps for the user, in sentences."""
         return []
 
     def table(self) -> list[dict[str, Any]]:
-        """Return the result as rows of the same columns; may be none."""
+        """Return the result as rows of the same columns; may be empty."""
         return []
 
     def rows(self) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ class FinishedRun(Outline):
         return numbers_in(self.outcome())
 
     def curves(self) -> list[Curve]:
-        """Return what is drawn over the curves of other runs; may be none."""
+        """Return curves that can be compared with those of other runs; may be empty."""
         return []
 
     def arrays(self) -> dict[str, Ref]:
@@ -104,10 +104,10 @@ class FinishedRun(Outline):
 
     @abstractmethod
     def outcome(self) -> dict[str, Any]:
-        """Return what ``mgd run --json`` has of this kind, besides what it has of all."""
+        """Return the fields of ``mgd run --json`` that only this kind has."""
 
     def sentences(self) -> list[str]:
-        """Say what it achieved, what a reader should be wary of, and what to do with it."""
+        """Return findings, warnings and next steps, in sentences."""
         return [*self.findings(), *self.warnings(), *self.next_steps()]
 
     def content(self, store: str) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class FinishedRun(Outline):
         }
 
     def url(self, store: str, file: str) -> str:
-        """Return where a file of the run lies."""
+        """Return the URL of a file of the run."""
         return join(run_folder(store, self.run), file)
 
     def __repr__(self) -> str:
@@ -138,7 +138,7 @@ class FinishedRun(Outline):
         return pairs_html(self.run, self.in_pairs(), notes) + rows_html(self.table())
 
     def in_pairs(self) -> dict[str, str]:
-        """Return ``numbers`` as what they are called and what they are."""
+        """Return ``numbers`` as pairs of a name and a value."""
         return {
             each.label: f"{each.value} ({each.note})" if each.note else each.value
             for each in self.numbers()

@@ -1,4 +1,4 @@
-"""The end of a run of any kind: its record, what that ends, and what all its starts took.
+"""End of a run of any kind: writes its record and report, and sums up all of its starts.
 
 Which kind it is nobody asks here: the record says what its result needs and what people read of it.
 A start that computed nothing of a run that has ended already changes nothing but the claims that
@@ -34,7 +34,7 @@ _OF_THE_START = {"started", "seconds", "stages", "environment", "ending"}
 
 
 def finish(store: str, record: _Record, report: Callable[[_Record], Report]) -> _Record:
-    """Write the record of a run that has ended, and what people read; return the record.
+    """Write the record and the report of a run that has ended; return the record.
 
     Args:
         store: fsspec URL of the store.
@@ -86,7 +86,7 @@ def finish(store: str, record: _Record, report: Callable[[_Record], Report]) -> 
 
 
 def _said(store: str, record: FinishedRun, claims: Iterable[Claim]) -> dict[str, Any]:
-    """Return what the record of a kind says to whoever shows runs and keeps house."""
+    """Return the fields of a record that lists of runs and ``mgd clean`` read, for any kind."""
     small = {f"{each.stage}/{each.key}" for each in claims if each.stage not in record.bulky}
     results = {f"{ref.stage}/{ref.key}" for ref in record.refs_to_keep(store)}
     return {
@@ -114,7 +114,7 @@ def _write_report(store: str, record: _Record, own: Report) -> _Record:
 
 
 def _adopt(store: str, run: str, parts: Iterable[str]) -> list[Claim]:
-    """Take over what parts of a run have claimed, which are no runs that anybody could resume.
+    """Take over the claims of a run's parts, which cannot be resumed by themselves.
 
     A part that is a run by itself, because it has settings of its own, keeps its claims, and if it
     has ended, its record ends those as well that it was given since.
@@ -147,7 +147,7 @@ def _numbers(
     others: list[datetime],
     asked: list[Claim],
 ) -> dict[str, Any]:
-    """Return when a run was started, what it took, and its ending, over all of its starts.
+    """Return the start time, the cost and the ending of a run, over all of its starts.
 
     Args:
         record: Record of the start that ends.
@@ -205,7 +205,7 @@ def _drop(store: str, run: str, stale: list[Claim], claims: list[Claim]) -> None
 
 
 def _read(url: str) -> dict[str, Any] | None:
-    """Return the record that is there, if it can be understood as one of a finished run."""
+    """Return the existing record; None if it is not that of a finished run."""
     try:
         record = read_record(url)
     except (CheckpointMissingError, CheckpointCorruptError):

@@ -34,7 +34,7 @@ _BATCH = 64  # stages between two looks at the claims
 
 
 def carry_out(plan: CleanPlan) -> CleanReport:
-    """Delete what a plan says, except what a run has claimed since; return what was deleted.
+    """Delete everything in a plan except what a run has claimed since; return what was deleted.
 
     Killed at any moment, it leaves a store in which every committed stage is whole; the next clean
     frees the rest.
@@ -45,7 +45,7 @@ def carry_out(plan: CleanPlan) -> CleanReport:
 
 
 def refuse_shared_folders(store: str) -> None:
-    """Refuse to free anything of a store of which a folder is a link, as one to a larger disk.
+    """Refuse to free anything in a store that has a link for a folder, e.g. to a larger disk.
 
     What lies there may be another store's, whose runs claim it where nobody looks from here.
 
@@ -95,7 +95,7 @@ def _carry_out(plan: CleanPlan) -> CleanReport:
 
 
 def _free(store: str, victims: list[Victim]) -> set[str]:
-    """Delete stages, except those that a run has claimed since they were chosen; name these."""
+    """Delete stages, except those that a run has claimed since; return the exceptions."""
     records: dict[str, bytes | None] = {}
     for victim in victims:
         url = places.stage_record_url(store, *victim.stage.name)
@@ -119,7 +119,7 @@ def _free(store: str, victims: list[Victim]) -> set[str]:
 
 
 def _free_sources(store: str, sources: dict[str, list[File]]) -> set[str]:
-    """Delete kept source, except what a run names by now; return the digests of what stays.
+    """Delete kept sources, except those that a run names by now; return the digests of the latter.
 
     A run writes its recipe before it keeps the source. Here the source is taken away before the
     recipes are read, so whatever the order of the two, a run that starts during a clean has it.
@@ -160,7 +160,7 @@ def named_source(recipe: dict[str, Any] | None) -> str | None:
 
 
 def claims_now(store: str, victims: list[Victim]) -> dict[str, dict[str, str]]:
-    """Return who claims stages at this moment: run to token, by name of the stage."""
+    """Return the present claims to stages: run to token, by name of the stage."""
     found: dict[str, dict[str, str]] = {victim.name: {} for victim in victims}
     wanted = {f"{label(*victim.stage.name)}.json": victim for victim in victims}
     for run in list_runs(store):

@@ -35,7 +35,7 @@ def page_of_stages(
     findings: Sequence[str],
     checks: CheckReport | None,
 ) -> Page:
-    """Return what is known of a run of any kind while it goes on.
+    """Return a page on the stages of an unfinished run of any kind.
 
     Args:
         recipe: The set-up.
@@ -76,7 +76,7 @@ def goes_on() -> str:
 
 
 def stopped(page: Page, cause: str, command: str, *, tells: bool, is_refused: bool = False) -> Page:
-    """Return the last page of a start that ended before its run did.
+    """Return the last page of a start that ended before its run was finished.
 
     Args:
         page: What there was to show.

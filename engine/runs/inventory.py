@@ -39,7 +39,7 @@ _AT_ONCE = 16
 
 @dataclass
 class StoredStage:
-    """All that lies in the folder of a stage.
+    """A stage as its folder shows it: its kind, its key and its files.
 
     Attributes:
         stage: Kind of stage.
@@ -63,12 +63,12 @@ class StoredStage:
 
     @property
     def leases(self) -> list[File]:
-        """A file for each time that somebody began to make it."""
+        """Lease files, one for each attempt to make the stage."""
         return [file for file in self.files if f"/{places.LEASES}/" in file.path]
 
     @property
     def attempts(self) -> int:
-        """Times that somebody began to make it."""
+        """Number of attempts to make the stage."""
         return len(self.leases)
 
     @property
@@ -103,12 +103,12 @@ class StoredRun:
 
     @property
     def active(self) -> float:
-        """When it last wrote something, in seconds since 1970, by the clock of the store."""
+        """Time of its last write, in seconds since 1970, by the clock of the store."""
         return max((file.modified for file in self.files), default=0.0)
 
     @cached_property
     def ending(self) -> Ending | None:
-        """How it ended; None if it has not, or its record cannot be understood."""
+        """How it ended; None if it has not, or if its record cannot be read."""
         return read_ending(self.record)
 
     @property
@@ -126,7 +126,7 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class Inventory:
-    """All of a store.
+    """Inventory of a store: its stages, runs and other files.
 
     Attributes:
         runs: The one that was active last first.
@@ -170,12 +170,12 @@ def take_inventory(store: str) -> Inventory:
 
 
 def stored_runs(store: str) -> list[StoredRun]:
-    """Return every run, the one that was active last first."""
+    """Return every run, the most recently active first."""
     return _stored_runs(store, [])
 
 
 def stored_run(store: str, run: str) -> StoredRun:
-    """Return one run, and look at no other."""
+    """Return one run, without listing the others."""
     folder = places.run_folder(store, run)
     paths = relative_paths(folder, list_tree(folder))
     own = {path: file for path, file in paths.items() if is_run_file(path)}
@@ -183,7 +183,7 @@ def stored_run(store: str, run: str) -> StoredRun:
 
 
 def stored_stage(store: str, stage: str, key: str) -> StoredStage:
-    """Return one stage; its files are none if it is not there."""
+    """Return one stage, without files if it does not exist."""
     files = list_tree(places.stage_folder(store, stage, key))
     root = places.stages_folder(store)
     own = [file for path, file in relative_paths(root, files).items() if own_stage(path)]
@@ -191,7 +191,7 @@ def stored_stage(store: str, stage: str, key: str) -> StoredStage:
 
 
 def stages_of(store: str, names: Iterable[StageName]) -> list[StoredStage]:
-    """Return some stages, and look at no others."""
+    """Return some stages, without listing the others."""
     if is_local(filesystem(store)[0]):
         return [stored_stage(store, *name) for name in names]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -199,7 +199,7 @@ def stages_of(store: str, names: Iterable[StageName]) -> list[StoredStage]:
 
 
 def wholes_of(runs: Iterable[StoredRun]) -> dict[str, list[str]]:
-    """Return of each run that is a part of others which these are.
+    """Return, for each run that is a part, the runs that it is a part of.
 
     Runs that are parts of one another, and of none besides, are parts of nothing: a run that nobody
     would see or count could neither be found nor freed.
@@ -299,7 +299,7 @@ def _described(store: str, folders: dict[str, dict[str, File]]) -> list[StoredRu
 
 
 def _parts(run: str, record: dict[str, Any] | None) -> dict[str, str]:
-    """Return the parts that a run has noted; what cannot be understood are none."""
+    """Return the parts that a run has noted; a record that cannot be read has none."""
     found = (record or {}).get("parts")
     named = found.items() if isinstance(found, dict) else ()
     return {part: str(words)[:_LONGEST] for part, words in named if is_run(part) and part != run}

@@ -1,4 +1,4 @@
-"""The outer steps that a descent has taken so far, found by what its stages were made from.
+"""Outer steps of an unfinished descent, found by the inputs of its committed stages.
 
 The record of a run names its iterates from its end on. Before it, the claims say which stages the
 run uses, and the record of each stage says what it was made from; no name of a stage is read, and
@@ -35,7 +35,7 @@ class OuterStepRefs:
 
 
 class OuterSteps:
-    """The outer steps of a run that goes on: each look reads what is new since the last one.
+    """Outer steps of an unfinished run; each call reads only what is new since the last one.
 
     Args:
         store: fsspec URL of the store.
@@ -48,7 +48,7 @@ class OuterSteps:
         self._records: dict[str, dict[str, Any] | None] = {}
 
     def so_far(self) -> list[OuterStepRefs]:
-        """Return the outer steps that have been scored, in order; none if there is none.
+        """Return the outer steps that have been scored, in order; may be empty.
 
         Cost:
             Lists the claims of the run, and reads those that are new, and a small record of each
@@ -82,7 +82,7 @@ def outer_steps(store: str, run: str) -> list[OuterStepRefs]:
 
 
 class _Made:
-    """What the committed stages of a run were made from."""
+    """References, inputs and scalars of the committed stages of a run, by kind."""
 
     def __init__(self, records: list[dict[str, Any] | None]) -> None:
         self._by_kind: dict[str, list[tuple[Ref, dict[str, Any], dict[str, Any]]]] = defaultdict(
@@ -119,7 +119,7 @@ class _Made:
         return None
 
     def moved(self, value: Ref) -> tuple[Ref | None, Ref | None]:
-        """Return the z after this one and the metagradient that moved it, as far as there are."""
+        """Return the z after this one and the metagradient that moved it; None until made."""
         for ref, inputs, _ in self._by_kind["update"]:
             if _ref(inputs.get("value")) == value:
                 return ref, _ref(inputs.get("gradient"))

@@ -1,4 +1,4 @@
-"""Where a run stands: its stages, what they took, and how to go on, finished or not."""
+"""Overview of a run, finished or not: its stages, their cost, and how to continue."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -101,7 +101,7 @@ class StageTotals(Document):
 
 
 class Spent(Document):
-    """What a run took, over all of its starts."""
+    """Cost of a run, over all of its starts."""
 
     starts: int
     """Times that it was started and computed something."""
@@ -212,12 +212,12 @@ class RunLine(Document):
 
 
 def overview(store: str, run: str) -> RunOverview:
-    """Describe a run that is there; see ``engine.runs.run.find_run``."""
+    """Describe an existing run; see ``engine.runs.run.find_run``."""
     return describe(store, run)[0]
 
 
 def describe(store: str, run: str) -> tuple[RunOverview, dict[str, Any] | None]:
-    """Describe a run that is there, and return its record if it has finished.
+    """Describe an existing run, and return its record if it has finished.
 
     Cost:
         Lists the run and its stages, and reads one small record for each; looks at no other run
@@ -288,7 +288,7 @@ def total(lines: list[StageLine]) -> StageTotals:
 
 
 def list_overviews(store: str) -> list[RunLine]:
-    """Return the runs of a store, the one that was active last first."""
+    """Return the runs of a store, the most recently active first."""
     with store_errors(store):
         runs = stored_runs(store)
     changes = _changes([run.recipe or {} for run in runs])

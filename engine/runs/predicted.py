@@ -1,4 +1,4 @@
-"""What a run was predicted to cost, beside what it did cost."""
+"""Predicted and actual cost of a run."""
 
 from engine.planning.forecast import STAGE_SECONDS, read_forecast
 from engine.recipes.settings import Document
@@ -19,7 +19,7 @@ class Comparison(Document):
 
 
 def compare(store: str, view: RunOverview) -> list[Comparison]:
-    """Return the numbers of a run that were predicted, beside what its stages did.
+    """Return the predicted numbers of a run with the actual ones of its stages.
 
     Seconds are of computing, with what each stage costs besides; stages that another run had made
     are not counted, so both numbers agree only for a run that started from nothing.

@@ -1,4 +1,4 @@
-"""What the report of any run says, in its order.
+"""Sections that the report of every run has, in order.
 
 The headline; what was asked; the figures of the kind; what it cost; how sure it is; how to repeat
 it; and folded, all that few people read. The kind says its own words by its record
@@ -39,7 +39,7 @@ TRUST = "How sure it is"
 
 @dataclass(frozen=True)
 class Report:
-    """What a kind of run adds to the page of every run.
+    """Sections and files that a kind of run adds to the report.
 
     Attributes:
         title: What was done, and the name of the recipe.
@@ -72,7 +72,7 @@ def compose(store: str, record: FinishedRun, own: Report) -> Page:
 
 
 def head(record: FinishedRun, title: str = "", sections: Sequence[Section] = ()) -> Page:
-    """Return what stands at the top of a run's page, and some sections below it."""
+    """Return the top of a run's page, with some sections below it."""
     headline, began = record.headline(), datetime.fromisoformat(record.started)
     return Page(
         title=title or record.recipe.name,
@@ -86,7 +86,7 @@ def head(record: FinishedRun, title: str = "", sections: Sequence[Section] = ())
 
 
 def asked(recipe: DescentRecipe) -> Section:
-    """Return what was asked: what differs from the recipe that ships, and from the defaults."""
+    """Return the section of settings that differ from the shipped recipe and the defaults."""
     notes = [recipe.description] if recipe.description else []
     changes, name = beside_shipped(recipe), recipe.name
     if changes is not None and recipe.kind == MEASURED:
@@ -121,7 +121,7 @@ def asked(recipe: DescentRecipe) -> Section:
 
 
 def cost(store: str, record: FinishedRun) -> Section:
-    """Return what a run took over all of its starts, beside what was predicted."""
+    """Return the section of costs: those of all starts of the run, and the predicted ones."""
     ending, counts = record.ending, record.stages
     rows = {
         "Took": f"{write_duration(record.seconds)} in {ending.starts} "
@@ -160,7 +160,7 @@ def cost(store: str, record: FinishedRun) -> Section:
 
 
 def trust(record: FinishedRun, certificate: Certificate | None) -> Section:
-    """Return what was tried on twins before the run, and whether parts of it were made again."""
+    """Return the section of checks: those on twins before the run, and its verification."""
     lines = []
     if record.uncompared:
         steps = ", ".join(map(str, record.uncompared))
@@ -183,7 +183,7 @@ def trust(record: FinishedRun, certificate: Certificate | None) -> Section:
 
 
 def tried(report: CheckReport) -> tuple[list[str], dict[str, str]]:
-    """Return what a preflight found: a sentence, and its checks to their numbers."""
+    """Return the result of a preflight: a sentence, and the number of each check by name."""
     checks = report.checks
     passed = sum(each.verdict is Verdict.PASS for each in checks)
     sentence = (
@@ -236,7 +236,7 @@ def all_checks(report: CheckReport | None) -> Section | None:
 
 
 def repeating(record: FinishedRun, files: Mapping[str, bytes]) -> Section:
-    """Return how to make a run again, and what to do with it."""
+    """Return the section on how to repeat a run, and what to do with it."""
     commands = {
         f"mgd resume {record.run} --store STORE": "To go on where stages are missing, and to write "
         "this report if it is gone; STORE is the folder that holds runs/",
@@ -253,7 +253,7 @@ def repeating(record: FinishedRun, files: Mapping[str, bytes]) -> Section:
 
 
 def from_nothing(record: FinishedRun) -> str | None:
-    """Return a command that makes the same run of the shipped recipe; None if that cannot be.
+    """Return a command that repeats the run from the shipped recipe; None if none can.
 
     The settings are those that people see in the report. The recipe that lies in the store is not
     named, because a recipe that is given as a file may load code.

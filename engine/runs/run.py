@@ -1,4 +1,4 @@
-"""A run in a store: begun, found by name, and its recipe read back."""
+"""Runs in a store: begin one, find one by its name, and read its recipe."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ _NAMED = 10
 
 
 class Stages(Document):
-    """How the work was done."""
+    """Counts of a run's stages: in all, reused, and tried more than once."""
 
     total: int = 0
     """Stages of the run."""
@@ -119,7 +119,7 @@ def read_recipe(store: str, run: str) -> DescentRecipe:
 
 
 def find_run(store: str, run: str) -> str:
-    """Return the name of the one run that is called ``run`` or begins so.
+    """Return the name of the only run whose name is ``run`` or begins with it.
 
     Raises:
         ConfigurationError: If no run, or more than one, has that name.
@@ -134,7 +134,7 @@ def find_run(store: str, run: str) -> str:
 
 
 def _not_one(run: str, found: list[str], runs: list[str], store: str) -> str:
-    """Say that a name is that of no run, or the beginning of several."""
+    """Return the message for a name that fits no run, or several."""
     if not runs:
         return f"There is no run in {store}. Name another --store, or make one with `mgd run`."
     more = len(found or runs) - _NAMED
@@ -151,7 +151,7 @@ def _not_one(run: str, found: list[str], runs: list[str], store: str) -> str:
 
 
 def no_report(store: str, run: str) -> ConfigurationError:
-    """Return the error of a report that is not there: the run goes on, or was stopped writing it.
+    """Return the error for a missing report: the run goes on, or was stopped while writing it.
 
     Args:
         store: fsspec URL of the store.
@@ -164,5 +164,5 @@ def no_report(store: str, run: str) -> ConfigurationError:
 
 
 def list_runs(store: str) -> list[str]:
-    """Return the names of the runs in a store; a folder that no run can be called is none."""
+    """Return the names of the runs in a store; folders with other names are left out."""
     return [name for name in list_folders(runs_folder(store)) if is_run(name) and is_part(name)]

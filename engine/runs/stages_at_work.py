@@ -23,7 +23,7 @@ _LOOKS = 10
 
 
 def stages_at_work(store: str, stages: Iterable[StoredStage]) -> set[StageName]:
-    """Return those of some stages that an attempt is under way for.
+    """Return those of the given stages that are being computed now.
 
     Cost:
         Reads a small file for each stage. Waits for some seconds if a lease is neither given up

@@ -1,4 +1,4 @@
-"""The starts of a run: when each began, and what all of them took together.
+"""Starts of a run: when each began, and their total cost.
 
 A start leaves a small file until the run ends; then what it took is counted in the run's record,
 and the file goes. A start that stops before that writes why. One that was killed says nothing more,
@@ -45,7 +45,7 @@ class Start(Document):
     """The process that carries it out."""
 
     def sentence(self) -> str:
-        """Say how it ended; empty if it has not said so and its process is not known to be gone."""
+        """Say how it ended; empty if it left no note and its process may still be alive."""
         if self.stopped is not None:
             verb = "was refused" if self.refused else "stopped before its end"
             return f"It {verb}, at {self.stopped:%Y-%m-%d %H:%M} UTC. {self.cause}"
@@ -57,7 +57,7 @@ class Start(Document):
         )
 
     def goes_on(self) -> str:
-        """Say where it is at work, as far as can be known here; empty if it is known to be over."""
+        """Say where it is being carried out, if that is known; empty if it is over."""
         if self.sentence():
             return ""
         if self.owner is not None and is_here(self.owner):
@@ -73,7 +73,7 @@ class Start(Document):
 
 @dataclass(frozen=True)
 class OwnStart:
-    """A start that this process has made.
+    """A start by this process.
 
     Attributes:
         file: Name of the file.
@@ -101,12 +101,12 @@ def begin_start(store: str, run: str, now: datetime) -> None:
 
 
 def own_start(store: str, run: str) -> OwnStart | None:
-    """Return the start of a run that this process has made last; None if it has made none."""
+    """Return the last start of a run by this process; None if there is none."""
     return _own.get((store, run))
 
 
 def note_stop(store: str, run: str, cause: str, *, refused: bool) -> None:
-    """Note why the start of a run that this process has made ends before the run does.
+    """Record why this process's start of a run ends before the run is finished.
 
     Args:
         store: fsspec URL of the store.

@@ -25,7 +25,7 @@ OWNER = "metagradient-descent"
 
 
 class StoreMark(Document):
-    """What the mark holds."""
+    """Content of the mark."""
 
     owner: str
     """``metagradient-descent``."""
@@ -38,7 +38,7 @@ class StoreMark(Document):
 
 
 def mark_store(store: str) -> None:
-    """Mark a folder as a store, if it is none yet.
+    """Mark a folder as a store, unless it is one already.
 
     Raises:
         ConfigurationError: If something else lies there under the mark's name.

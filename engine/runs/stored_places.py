@@ -21,7 +21,7 @@ Known = dict[str, Any]
 
 
 def foreign_places(recipe: DescentRecipe) -> dict[str, str]:
-    """Return the places that a recipe names and the shipped one of its name does not."""
+    """Return the places that a recipe names but the shipped recipe of that name does not."""
     known: Known = {}
     if (RECIPES / f"{recipe.name}.yaml").is_file():
         known = _places(load_recipe(recipe.name))

@@ -1,4 +1,4 @@
-"""How a flow begins: its form is filled in, what cannot run is refused, its workers are opened."""
+"""Beginning of a flow: applies its form, refuses impossible recipes and opens the workers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ _Recipe = TypeVar("_Recipe", bound=Recipe)
 
 
 class Form(NamedTuple):
-    """What the form of a flow changes of its recipe.
+    """Changes that the form of a flow makes to its recipe.
 
     Attributes:
         settings: Assignments ``dotted.key=value``.

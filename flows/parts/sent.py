@@ -1,4 +1,4 @@
-"""What forms send, as it is meant.
+"""Values that forms send, converted to parameters of a flow.
 
 Prefect's forms send a field that is written as JSON with a mark, ``{"__prefect_kind": "json",
 "value": "..."}``, and with the mark alone if it is left empty. Prefect's server takes the marks

@@ -1,1 +1,1 @@
-"""How tasks are carried out: where, how often, and what people hear of it."""
+"""Execution of tasks: on which workers, with which retries, and how progress is reported."""

@@ -1,4 +1,4 @@
-"""One process carries a flow run out, and puts away what an earlier one left open.
+"""Makes sure that one process carries a flow run out, and closes what an earlier one left open.
 
 A run that has crashed is started again by an automation and by whoever presses Retry, and nothing
 in Prefect stops both: the automation may set the state of a run that a worker has just taken up, so
@@ -80,7 +80,7 @@ class Attempt:
         raise Abort(words)
 
     def end(self) -> None:
-        """Take the record away, if it is still ours; nothing depends on it."""
+        """Delete the record if it is still this process's; nothing depends on it."""
         with suppress(Exception):
             if self.is_the_newest():
                 remove_file(self.url)

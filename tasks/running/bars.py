@@ -16,10 +16,10 @@ from tasks.running.artifacts import earlier_artifact
 
 
 class Shown(Protocol):
-    """Who is told where a run stands."""
+    """Interface of an object that shows the progress of a run."""
 
     def show(self, percent: float, sentence: str) -> None:
-        """Tell it."""
+        """Show the progress."""
         ...
 
 
@@ -38,7 +38,7 @@ class Bar:
         self._at_it = threading.Lock()
 
     def show(self, percent: float, sentence: str) -> None:
-        """Show where a run stands; what fails is left out until the next time.
+        """Show the progress of a run; an error is ignored until the next call.
 
         Nobody waits for another thread, which may ask a server that is away for minutes: it will
         show what is newest then.
@@ -65,7 +65,7 @@ class Bar:
 
 
 class Parts:
-    """Where a run stands whose parts are runs of their own: on a board, and in a bar.
+    """Progress of a run whose parts are runs of their own: on a board, and in a bar.
 
     Args:
         key: Key of its artifact.
@@ -77,20 +77,20 @@ class Parts:
         self._bar = Bar(key)
 
     def begin(self, name: str, kind: str) -> "ShownPart":
-        """Return what a part is told of from its beginning on."""
+        """Begin a part of the run, and return it."""
         part = ShownPart(self, name)
         self.board.begin(name, kind, share=part.share)
         return part
 
     def end(self, part: "ShownPart") -> None:
-        """Note that a part is done; one that was there already, or failed, is no measure."""
+        """Note that a part is done; one that was committed already, or failed, is not timed."""
         seen = None if part.board is None else part.board.seen()
         is_cached = seen is not None and seen.cached == seen.done
         timed = seen is not None and seen.is_finished
         self.board.end(part.name, cached=is_cached, timed=timed)
 
     def told(self, sentence: str) -> None:
-        """Show where a part stands, and how far all of them are."""
+        """Show the progress of a part, and of all of them."""
         seen = self.board.seen()
         left = "" if seen.left is None else f" All parts: {about(seen.left)} left."
         self._bar.show(100 * seen.share, sentence + left)
@@ -103,7 +103,7 @@ class Parts:
 
 
 class ShownPart:
-    """One of them.
+    """A part of a run, whose progress is shown as a share of the whole.
 
     Args:
         whole: What it is a part of.
@@ -118,11 +118,11 @@ class ShownPart:
         self.board: Board | None = None
 
     def share(self) -> float | None:
-        """Return which part of it is done, 0 to 1; None before it has begun."""
+        """Return the share of it that is done, 0 to 1; None before it has begun."""
         return None if self.board is None else self.board.seen().share
 
     def show(self, percent: float, sentence: str) -> None:
-        """Show where it stands."""
+        """Show the progress of the part."""
         del percent  # the board has it
         self._whole.told(f"{self.name}: {sentence}")
 
@@ -131,7 +131,7 @@ _PART: ContextVar[ShownPart | None] = ContextVar("part", default=None)
 
 
 def this_part() -> ShownPart | None:
-    """Return which part of another run is carried out here; None if it is a run by itself."""
+    """Return the part of another run that is carried out here; None for a run by itself."""
     return _PART.get()
 
 

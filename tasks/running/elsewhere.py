@@ -69,7 +69,7 @@ class Elsewhere:
                 remove_file(url)
 
     def look(self) -> None:
-        """Read what is there; a stage that is new begins."""
+        """Read the files; a stage that is new begins."""
         with suppress(Exception):
             for record in read_records(self._urls(), largest=SMALL).values():
                 if record is not None:
@@ -77,7 +77,7 @@ class Elsewhere:
                         self._note(record)
 
     def end(self, name: str, kind: str, *, cached: bool) -> None:
-        """Note that a stage is done, also one that was too short to be heard of.
+        """Note that a stage is done, also one that was too short to have been seen.
 
         Its file may be read once more, or stay behind where its worker died.
         """

@@ -1,4 +1,4 @@
-"""What is told of a run while it goes on: to Prefect's UI, to its log, and to a terminal.
+"""Progress of a run, reported to Prefect's UI, to its log, and to a terminal.
 
 Where the run stands is on a board (``engine.progress.board``), which a terminal looks at by itself.
 In the UI an artifact says it in a sentence, written anew in its place every few seconds, also by a
@@ -43,7 +43,7 @@ def say(level: int, line: str) -> None:
 
 
 class Progress:
-    """Shows where a run stands, from its first stage to its end.
+    """Shows the progress of a run, from its first stage to its end.
 
     Args:
         recipe: The set-up.
@@ -69,11 +69,11 @@ class Progress:
 
     @property
     def num_stages(self) -> int:
-        """Stages that the run will have."""
+        """Number of stages that the run will have."""
         return self.board.total
 
     def begins(self, name: str, kind: str) -> None:
-        """Note that a stage begins; one that is done elsewhere says so by itself."""
+        """Note that a stage begins; a stage in another process reports its beginning itself."""
         self._given_up = ""
         if self._elsewhere is None:
             self.board.begin(name, kind)
@@ -114,7 +114,7 @@ class Progress:
             yield
 
     def look(self) -> None:
-        """Tell the UI what is new; what fails is tried again at the next look."""
+        """Report news to the UI; what fails is tried again at the next call."""
         if not self._is_stopped:
             if self._elsewhere is not None:
                 self._elsewhere.look()
@@ -144,7 +144,7 @@ def _happened(look: Callable[[], bool]) -> bool:
 
 
 def _say_where(title: str, store: str, num_stages: int, plan: Forecast | None) -> None:
-    """Say first what runs where, and what it is expected to take."""
+    """Report at the start what runs where, and its expected time."""
     logger, part = get_run_logger(), this_part()
     if part is not None:
         logger.info("%s: run %s, %d stages", part.name, title, num_stages)
@@ -166,7 +166,7 @@ def following(
     works: Callable[[Expected], list[Work]],
     workers: Workers,
 ) -> Iterator[Progress]:
-    """Show where a run stands while it is carried out inside the block.
+    """Show the progress of a run while it is carried out inside the block.
 
     Args:
         recipe: Recipe of the run, of any kind.

@@ -142,7 +142,7 @@ class StageRunner:
         return declared.committed(Run(self.recipe, self.store), **inputs)
 
     def discard(self, ref: Ref) -> None:
-        """Delete what a stage made and no other stage needs."""
+        """Delete the result of a stage that no other stage needs."""
         commits.discard(self.store, ref)
 
     @property
@@ -230,7 +230,7 @@ class StageRunner:
         return {"recipe": self.recipe, "store": self.store, **inputs}
 
     def _handed_over(self, stage: Task[..., Ref], inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return the parameters of a stage that another process carries out."""
+        """Return the parameters of a stage for another process that carries it out."""
         version = {} if stage_of(stage) is None else {ENGINE: engine_version()}
         return {**self._parameters(inputs), **version}
 
@@ -250,7 +250,7 @@ def _note_attempts(_task: Task[..., Ref], task_run: TaskRun, state: State[Ref]) 
 
 
 def _free_memory(_task: Task[..., Ref], _task_run: TaskRun, state: State[Ref]) -> None:
-    """Let go of what a stage that ran out of memory still holds: its frames are in its error."""
+    """Free the memory that a failed stage still holds through the frames of its error."""
     error = state.result(raise_on_failure=False)
     if isinstance(error, torch.OutOfMemoryError):
         traceback.clear_frames(error.__traceback__)

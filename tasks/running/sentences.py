@@ -1,4 +1,4 @@
-"""What the UI says of a failure: the sentence that explains it, without frames and secrets.
+"""Failures as the UI shows them: one sentence, without frames and secrets.
 
 An ``EngineError`` says what is wrong, where, and what to do; the frames of Prefect and of the flow
 that Prefect logs with it would only hide that. Prefect logs an error of a task five times: for the
@@ -85,7 +85,7 @@ class WithoutSecrets(logging.Formatter):
 
 
 def say_one_sentence() -> None:
-    """Let Prefect tell the failures of this process so; again does nothing."""
+    """Make Prefect log the failures of this process so; a second call does nothing."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(each, OneSentence) for each in logger.filters):

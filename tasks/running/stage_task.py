@@ -111,7 +111,7 @@ def _refuse_another_engine(expected: str) -> None:
 
 
 def stage_of(task: Task[..., Any]) -> Stage[...] | None:
-    """Return which stage a task carries out; None if it is none of the engine's."""
+    """Return the stage that a task carries out; None if it is not one of the engine's."""
     return getattr(task.fn, "stage", None)
 
 

@@ -1,4 +1,4 @@
-"""Who carries out stages: this process, or the workers of a Dask or a Ray cluster.
+"""Workers that carry out stages: this process, or those of a Dask or a Ray cluster.
 
 Prefect's own task runners do the work. They are used as context managers inside a flow, so that
 the settings of the run choose one without a subflow, also where a deployment calls the flow.

@@ -1,4 +1,4 @@
-"""Settings of the data: which set, how it is cut, and which labels are made wrong."""
+"""Settings of the data: which set, its splits, and which labels are made wrong."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -27,7 +27,7 @@ PAIRS = (DataName.FASHION_CAPTIONS, DataName.IMAGE_TEXT)
 
 
 class Target(StrEnum):
-    """What the label of a row of a table is."""
+    """Kind of label in a table: a class or a number."""
 
     AUTO = "auto"
     """Words, truth values and few different whole numbers are classes, fractions are numbers; for

@@ -1,1 +1,1 @@
-"""The code of users: found beside a recipe or installed, digested, loaded, kept apart."""
+"""Code of users, beside a recipe or installed: finding, digesting, loading and isolating it."""

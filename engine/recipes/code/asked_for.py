@@ -1,4 +1,4 @@
-"""Files of a problem's folder that get what a library asks Python for, because of their names."""
+"""Files of a problem's folder that shadow modules which libraries import."""
 
 import re
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class _Noting(MetaPathFinder):
-    """Finds nothing, and notes the modules that libraries ask for by the names of some files.
+    """Import finder that finds nothing, and notes imports by libraries of certain names.
 
     Attributes:
         asked: File of the library that asked, by the name that it asked for.
@@ -21,7 +21,7 @@ class _Noting(MetaPathFinder):
         self.asked: dict[str, str] = {}
 
     def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
-        """Note who asks."""
+        """Note the file that imports the module."""
         if fullname in self._names:
             frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] (as traceback does)
             while frame is not None and _is_of_imports(frame.f_code.co_filename):
@@ -38,7 +38,7 @@ def _is_of_imports(file: str) -> bool:
 
 @contextmanager
 def noting_asked(root: Path, in_library: Callable[[str], bool]) -> Iterator[Mapping[str, str]]:
-    """Note which files of a folder libraries get for modules that they ask for inside the block.
+    """Note which files of a folder are imported by libraries inside the block.
 
     Args:
         root: The folder.
@@ -61,7 +61,7 @@ def _packages(root: Path) -> Iterator[str]:
 
 
 def in_the_way(file: Path, library: str) -> str:
-    """Say that a file has the name of what a library asks for, and what helps.
+    """Return the message for a file that shadows a module of a library, with the remedy.
 
     Args:
         file: File of the problem's folder.

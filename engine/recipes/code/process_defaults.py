@@ -1,4 +1,4 @@
-"""What torch keeps for the whole process, and a file of a problem must leave as it is.
+"""Defaults of torch for the whole process, which a problem's file must not change.
 
 Other runs compute in the same process, and a worker that has loaded one more file would compute
 with other numbers. Torch is asked only where a user has imported it already.
@@ -22,7 +22,7 @@ _REMEDIES = {
 
 @contextmanager
 def defaults_kept(what: str) -> Iterator[None]:
-    """Refuse code in the block that changes what belongs to the process, and put it back.
+    """Refuse code in the block that changes defaults of the process, and restore them.
 
     Args:
         what: Says whose code it is, for the message.
@@ -46,7 +46,7 @@ def defaults_kept(what: str) -> Iterator[None]:
 
 @contextmanager
 def folder_kept(what: str) -> Iterator[None]:
-    """Refuse code in the block that moves the working folder of the process, and put it back.
+    """Refuse code in the block that changes the working folder of the process, and restore it.
 
     Args:
         what: Says whose code it is, for the message.

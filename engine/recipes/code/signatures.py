@@ -107,7 +107,7 @@ def read_arguments(function: Function, given: Any) -> dict[str, Any]:  # noqa: A
 
 
 def _unwritable(function: Function, found: Settings) -> str:
-    """Say which argument has no form in a recipe."""
+    """Return the message about an argument that a recipe cannot hold."""
     name, value = "", None
     for name in type(found).model_fields:
         value = getattr(found, name)
@@ -152,7 +152,7 @@ def _annotation(function: Function, parameter: inspect.Parameter) -> Any:  # noq
 
 
 def _descriptions(doc: str) -> dict[str, str]:
-    """Return what the section ``Args`` of a docstring says of each parameter."""
+    """Return the description of each parameter from the section ``Args`` of a docstring."""
     _, found, rest = doc.partition("\nArgs:\n")
     described: dict[str, str] = {}
     name = ""

@@ -104,7 +104,7 @@ def _version(top: str) -> str:
 
 
 def _imported(path: Path, folder: Path) -> list[Path]:
-    """Return the files of a folder that a file of it imports, wherever in the file it says so."""
+    """Return the files of a folder that one of its files imports, anywhere in that file."""
     found = []
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):

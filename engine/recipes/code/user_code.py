@@ -1,4 +1,4 @@
-"""Code that a recipe names: a file beside it, or a module of an installed package, loaded.
+"""Loads code that a recipe names: a file beside it, or a module of an installed package.
 
 A file finds its neighbours as a script does. They are known by their digests; one that is loaded in
 a way that the digests do not see is refused, because an edit of it would pass unnoticed.
@@ -69,7 +69,7 @@ def neighbours_of(place: str, folder: str | None) -> dict[str, Path]:
 
 
 def load_module(place: str, folder: str | None) -> ModuleType:
-    """Return a file or a module of a package, loaded; a file anew whenever its source changed.
+    """Load a file or a module of a package; a file is loaded anew whenever its source has changed.
 
     Raises:
         ConfigurationError: If it cannot be loaded; says in which line, and why.
@@ -204,7 +204,7 @@ def _in_front(path: Path, files: dict[str, Path]) -> Iterator[Mapping[str, str]]
 def _refuse_unseen(
     root: Path, files: dict[str, Path], loaded: set[str], asked: Mapping[str, str]
 ) -> None:
-    """Refuse neighbours that were loaded, but that no import statement names.
+    """Refuse neighbours that were loaded although no import statement names them.
 
     The process's own program is none of them; multiprocessing gives it a second name.
     """

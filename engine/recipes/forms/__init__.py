@@ -1,1 +1,1 @@
-"""Recipes as forms: what may be said of each setting, and which of them are fields."""
+"""Recipes as forms: the schema of each setting, and the settings that are fields."""

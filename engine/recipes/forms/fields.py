@@ -174,7 +174,7 @@ def _drawn(schema: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _bounds(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a value inside of a group has to be, as far as its type says so."""
+    """Return the bounds of a value inside a group, as far as its type has any."""
     known = {name: schema[name] for name in _BOUNDS if name in schema}
     if "type" in known and schema.get("nullable"):
         known["type"] = [known["type"], "null"]
@@ -244,7 +244,7 @@ def settings_field(recipe: Recipe) -> dict[str, Any]:
 
 
 def _called(recipe: Recipe) -> str:
-    """Return what a command calls a recipe: its name, or in words a user's own file."""
+    """Return the name of a recipe in a command; for a user's own file, words that stand for it."""
     return recipe.name if recipe.name in shipped_names() else "with the file of the recipe"
 
 
@@ -255,7 +255,7 @@ def any_setting() -> dict[str, Any]:
 
 
 def _of_value(key: str, schema: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    """Return what the value of an assignment has to look like, as far as its type says so."""
+    """Return the pattern of an assignment's value, and words for it, if its type has one."""
     described = {
         "integer": (r"[-+]?[0-9_]+", "a whole number"),
         "number": (r"[-+]?[0-9_.]+(e[-+]?[0-9]+)?", "a number"),
@@ -285,7 +285,7 @@ def _unless(pattern: str, concerned: str, expected: str) -> dict[str, Any]:
 
 
 def values(recipe: Recipe, names: Iterable[str], said: Sequence[str]) -> dict[str, Any]:
-    """Return what the fields of a recipe's form hold before anybody changes them.
+    """Return the initial values of the fields of a recipe's form.
 
     Args:
         recipe: The recipe.
@@ -328,7 +328,7 @@ def filled_in(
     arguments: Mapping[str, Any] | None = None,
     **given: Any,  # noqa: ANN401 (settings of any type)
 ) -> _Recipe:
-    """Return a recipe with what a form says in place of its own; an empty field says nothing.
+    """Return a recipe with the settings of a form; an empty field leaves the recipe's own.
 
     Args:
         recipe: What the form was made of.

@@ -1,4 +1,4 @@
-"""What may be said of each setting of a recipe, as JSON schemas without references."""
+"""JSON schemas of the settings of a recipe, without references."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -14,7 +14,7 @@ _GROUPS_OF_OTHERS = {"kind", "name", "description", "problem", "folder", "code",
 
 
 def setting_schemas(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Return what may be said of each setting of a recipe's kind: its key to its JSON schema.
+    """Return the JSON schema of each setting of a recipe's kind, by key.
 
     Groups are taken apart; what may be empty is the schema of what it is otherwise, with
     ``nullable``. The recipe's own values are not in it.
@@ -51,7 +51,7 @@ def _apart(
 
 
 def _resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema with what it refers to in its place, and without ``or nothing``."""
+    """Return a schema with references resolved, and ``nullable`` for an alternative ``null``."""
     if "$ref" in schema:
         named = definitions[schema["$ref"].rpartition("/")[2]]
         return _resolved({**named, **{k: v for k, v in schema.items() if k != "$ref"}}, definitions)
@@ -95,7 +95,7 @@ def _whole(
 
 
 def places_among(recipe: Recipe) -> list[str]:
-    """Return the arguments of a recipe's problem that say where data are, or hold one that does."""
+    """Return the arguments of a recipe's problem that are, or contain, places of data."""
     found = arguments_of(find_function(recipe.problem, recipe.folder))
     return [name for name, field in found.model_fields.items() if _has_place(field)]
 
