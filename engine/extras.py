@@ -1,4 +1,4 @@
-"""How a package that an optional part needs is installed, said so that the command works.
+"""Extras: the command that installs a package which an optional part needs.
 
 The project is on no package index: it is installed from a clone, or as a wheel that somebody made.
 A command that names the project itself would install whatever stranger has taken its name there.

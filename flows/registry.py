@@ -1,4 +1,4 @@
-"""Which flow runs a recipe of which kind.
+"""Registry of flows: the flow of each kind of recipe.
 
 A flow is loaded when it is asked for: each brings what its kind of run computes with, and a command
 runs one of them.

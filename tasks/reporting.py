@@ -1,4 +1,4 @@
-"""What users see of a finished run: the record and the report, and both as Prefect artifacts."""
+"""Display of a finished run: the record and the report, and both as Prefect artifacts."""
 
 import inspect
 import logging

@@ -1,4 +1,4 @@
-"""What there is to show of a kind: numbers and the form of the chart, without drawing it.
+"""Charts of a kind of metaparameter: numbers and the form of the chart, without drawing it.
 
 ``engine.applications.descent.charts`` draws each form.
 """

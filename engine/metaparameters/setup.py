@@ -1,4 +1,4 @@
-"""What a kind is made from: the settings of a recipe, and what the problem has to say."""
+"""Input of a kind's ``start``: the settings of a recipe, and the problem's part in z."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a shipped model says of itself, at the end of its file."""
+"""Description of a shipped model, which stands at the end of its file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

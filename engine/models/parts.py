@@ -1,4 +1,4 @@
-"""What the shipped models are put together from: the entries of the design menu as modules.
+"""Parts of the shipped models: the entries of the design menu as modules.
 
 Every part is twice differentiable on every device and computes the same bits again. Dropout draws
 from torch's global generator, which whoever calls a model in training mode seeds first.

@@ -1,4 +1,4 @@
-"""What a GPT and a ViT are made of: blocks whose attention differentiates twice."""
+"""Blocks of a GPT and a ViT, whose attention can be differentiated twice."""
 
 import math
 

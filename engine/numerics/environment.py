@@ -1,4 +1,4 @@
-"""What bits depend on besides the inputs: versions, kernels, threads and the machine."""
+"""Everything besides the inputs that bits depend on: versions, kernels, threads and the machine."""
 
 import hashlib
 import platform

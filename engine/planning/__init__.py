@@ -1,1 +1,1 @@
-"""What a run will cost, and the fastest schedule that fits."""
+"""Planning: the predicted cost of a run, and the fastest schedule that fits."""

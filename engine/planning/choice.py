@@ -1,4 +1,4 @@
-"""Which schedule is the fastest on this step and machine within the memory allowed.
+"""Choice of the fastest schedule on this step and machine within the memory allowed.
 
 ``measure_costs`` says what the parts of a run cost; here they are counted for a schedule, a segment
 length and an unroll (``forecast``), for all that are worth a try, and the fastest one that fits is

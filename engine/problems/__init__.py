@@ -1,1 +1,1 @@
-"""What a run is about: data, model, losses and output, made from a recipe."""
+"""Problems: data, model, losses and output of a run, made from a recipe."""

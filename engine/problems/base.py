@@ -1,4 +1,4 @@
-"""What a problem is: a model, its loss, and the examples that it is trained and judged on."""
+"""Definition of a problem: a model, its loss, and the examples that train and judge it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,1 +1,1 @@
-"""How far a computation is: what the engine notes of it, and who reads that."""
+"""Progress of a computation: how the engine notes it, and who reads the notes."""

@@ -1,4 +1,4 @@
-"""Where a run stands: its stages, its outer steps, and the time that is left.
+"""Progress of a run: its stages, its outer steps, and the time that is left.
 
 Whoever carries a run out writes on its board; a terminal, a notebook and Prefect's UI look at it
 (``Board.seen``) when they like, from threads of their own.

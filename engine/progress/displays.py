@@ -1,4 +1,4 @@
-"""Who shows how far a computation is: a live picture in a terminal or a notebook, or plain lines.
+"""Displays of progress: a live picture in a terminal or a notebook, or plain lines.
 
 A display looks at a meter from a thread of its own, so that a step of a training waits for nobody.
 """

@@ -1,4 +1,4 @@
-"""Where a computation stands, as numbers that it writes and that listeners read when they like.
+"""Progress of a computation, as numbers that it writes and listeners read at any time.
 
 Nobody listens by default: that costs a look at a context variable for each schedule that is carried
 out, and a comparison with None for each step. A listener is not called, because whatever it did

@@ -1,4 +1,4 @@
-"""How long a run still takes: from what its parts were expected to take, and what they took.
+"""Time that a run still takes, from the expected and the measured time of its parts.
 
 A run is a list of ``Work``, each of a kind and with a weight: the seconds that a plan expects, or
 plain steps where there is no plan. What a kind took, beside what it was expected to take, corrects

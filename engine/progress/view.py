@@ -1,4 +1,4 @@
-"""What a terminal or a notebook shows of runs that go on, as Rich draws it."""
+"""Picture of unfinished runs in a terminal or a notebook, drawn with Rich."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING

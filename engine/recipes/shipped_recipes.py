@@ -1,4 +1,4 @@
-"""Where the recipes that ship are; loads nothing, so that a shell's completion answers at once."""
+"""Paths of the shipped recipes; loads nothing, so that a shell's completion answers at once."""
 
 from pathlib import Path
 from typing import Any

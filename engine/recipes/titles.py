@@ -1,4 +1,4 @@
-"""What a run is called wherever people read it: its name, and what differs from the shipped recipe.
+"""Title of a run wherever people read it: its name, and how it differs from the shipped recipe.
 
 The name begins with the recipe's and ends with the digest of all settings, so it finds the run in
 its store; what follows says what a user has changed.

@@ -1,4 +1,4 @@
-"""How many runs go through a step together."""
+"""Number of runs that go through a step together."""
 
 import torch
 from torch import Tensor

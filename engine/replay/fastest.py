@@ -1,4 +1,4 @@
-"""How a call in a notebook reverses its run: the fastest schedule that fits, or the named one."""
+"""Schedule of a call in a notebook: the fastest one that fits, or the named one."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

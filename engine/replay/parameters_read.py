@@ -1,4 +1,4 @@
-"""Which parameters the loss of the first step reads, noted while that step is run.
+"""Parameters that the loss of the first step reads, noted while that step is run.
 
 A parameter whose value is read and that has no part in the gradient was cut out of the graph.
 """

@@ -1,4 +1,4 @@
-"""What the parts of a run cost on this machine: seconds and bytes of one step, measured.
+"""Measured costs of the parts of a run on this machine: seconds and bytes of one step.
 
 A few steps are run at s_0 with the code of the run itself, and one state is written and read back.
 Nothing is trained, and the store is left as it was.

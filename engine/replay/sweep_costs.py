@@ -1,4 +1,4 @@
-"""What a reverse sweep costs with a schedule, and which schedules are worth a try.
+"""Cost of a reverse sweep with a schedule, and the schedules that are worth a try.
 
 This module knows steps, seconds and bytes, and no recipe, so that the planner of runs and a call in
 a notebook count in the same way.

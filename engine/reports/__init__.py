@@ -1,1 +1,1 @@
-"""What every report is made of: canvas, page, units and intervals."""
+"""Parts that all reports share: canvas, page, units and intervals."""

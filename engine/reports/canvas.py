@@ -1,4 +1,4 @@
-"""What every figure has: its width and its colours, and that none of its texts is a formula.
+"""Canvas of every figure: its width, its colours, and text that is never read as a formula.
 
 A figure is drawn twice, for a page and for a phone (``engine.reports.vector``): what draws it asks
 here how much room there is, and puts beside or below one another what ``new_figure`` gave it.

@@ -1,4 +1,4 @@
-"""How well a score tells two kinds of things apart."""
+"""Measure of how well a score tells two kinds of things apart."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor, unique

@@ -1,4 +1,4 @@
-"""What a report is made of: a page of sections, and what a section holds.
+"""Elements of a report: a page of sections, and the content of a section.
 
 Nothing here knows what a run is, or how a page is written: ``engine.reports.page`` does that.
 """

@@ -1,4 +1,4 @@
-"""Which examples each step draws: a pure function of the step number, drawn or given.
+"""Examples of each step's batch: a pure function of the step number, drawn or given.
 
 Epochs follow one another without a gap, every batch has the same size, and a batch may straddle
 two epochs. Inside an epoch, copy j of example i stands where a number drawn for (seed, epoch, i,

@@ -1,4 +1,4 @@
-"""What an optimizer is: pure functions on flat vectors, and how one optimizer is made of another.
+"""Definition of an optimizer: pure functions on flat vectors, and optimizers made from others.
 
 ``init`` makes the moments, ``update`` maps (state, gradient, hyperparameters, step) to the next
 state. Nothing is hidden, in place or detached, so the vector-Jacobian product of an update is

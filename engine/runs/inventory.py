@@ -1,4 +1,4 @@
-"""What the engine keeps in a store: stages, Prefect's records of them, and runs.
+"""Inventory of a store: stages, Prefect's records of them, and runs.
 
 One listing of each folder, whatever the number of stages; any fsspec URL. What lies there under
 names that the engine does not give (``engine.storage.names``) is not the engine's: it is named, and

@@ -1,4 +1,4 @@
-"""Which stages are being computed now, told by the leases that are renewed while we look.
+"""Stages that are being computed now, told by leases that are renewed while we look.
 
 An owner on this machine is asked for directly. One on another machine is watched: it renews its
 lease every few seconds, however long its stage takes, so a file that does not change is nobody's.

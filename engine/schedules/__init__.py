@@ -1,1 +1,1 @@
-"""How to walk a run backwards, on step numbers alone."""
+"""Reverse schedules: ways to walk a run backwards, on step numbers alone."""

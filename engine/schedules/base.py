@@ -1,4 +1,4 @@
-"""What a reverse schedule is made from, and the description that ends the file of each one."""
+"""Input of a reverse schedule, and the description that ends the file of each one."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping

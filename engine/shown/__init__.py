@@ -1,1 +1,1 @@
-"""How objects show themselves in a terminal and in a notebook: in a line, and as tables."""
+"""Display of objects in a terminal and in a notebook: in a line, and as tables."""

@@ -1,4 +1,4 @@
-"""What the reverse sweeps of a run recorded: the adjoint by step and layer, and shares by step."""
+"""Records of a run's reverse sweeps: the adjoint by step and layer, and shares by step."""
 
 from dataclasses import dataclass, field
 

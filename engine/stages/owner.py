@@ -1,4 +1,4 @@
-"""Which process something belongs to, and whether it is still alive.
+"""Owner of a lease or a start: a process, and whether it is still alive.
 
 Only processes of this machine can be looked up. Process numbers are reused, so a process is
 identified by its number and the time of its start.

@@ -1,4 +1,4 @@
-"""Whether the loss of an example depends on the others that go through a step with it."""
+"""Test whether the loss of an example depends on the others in its step."""
 
 from dataclasses import replace
 

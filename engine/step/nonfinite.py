@@ -1,4 +1,4 @@
-"""Where a number stops being finite, and why: words for NaN gradients and infinite derivatives.
+"""Where and why a number stops being finite: words for NaN gradients and infinite derivatives.
 
 A NaN must not be taken for randomness (it is not equal to itself) or for chaos (an adjoint that
 grows step by step). The message names the operation that has no finite derivative, and its place.

@@ -1,4 +1,4 @@
-"""What a compiled pair keeps between its two programs: little, and every random draw.
+"""Values that a compiled pair keeps between its two programs: few, and every random draw.
 
 The first program makes the gradient of a step, the second its product, and what the first hands to
 the second is the graph that is kept. Torch's own rule recomputes what is cheap to recompute. Here

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes, whatever its name: compressed, an archive, a text.
+"""Kind of a file by its first bytes, whatever its name: compressed, an archive, a text.
 
 Files of data come from anywhere, so what they unpack to is bounded, and each way in which they can
 be damaged ends in a ``DataError`` that names them.

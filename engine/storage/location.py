@@ -1,4 +1,4 @@
-"""Where things lie: URLs, the filesystem behind one, and whether it can be written.
+"""Locations: URLs, the filesystem behind one, and whether it can be written.
 
 A location is a local path or a URL that fsspec knows. Stores can be written to local folders, to
 ``memory://`` and to object stores (S3 is tested), which need no folder before a file; data are read

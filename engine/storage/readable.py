@@ -1,4 +1,4 @@
-"""Whether a store can be read at all, asked before a command begins and with short patience."""
+"""Test whether a store can be read at all, before a command begins and with short patience."""
 
 import os
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which errors of a filesystem's driver are transient: the same call may succeed later."""
+"""Transient errors of a filesystem's driver: the same call may succeed later."""
 
 import errno
 

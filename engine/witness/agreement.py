@@ -1,4 +1,4 @@
-"""How far two numbers of one step may be apart, by the roundings of the run's number format."""
+"""Limit on the difference of two numbers of one step, by rounding in the run's number format."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What ``mgd check`` and ``mgd verify`` do and print: a table for people, JSON for programs.
+"""Work and output of ``mgd check`` and ``mgd verify``: a table for people, JSON for programs.
 
 Neither needs Prefect: each is one stage of work, which is carried out here.
 """

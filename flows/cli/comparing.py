@@ -1,4 +1,4 @@
-"""What ``mgd compare`` does: runs side by side."""
+"""Work and output of ``mgd compare``: runs side by side."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a shell completes: names of recipes and of runs, and keys of settings with their values.
+"""Shell completion: names of recipes and of runs, and keys of settings with their values.
 
 It answers while the user types, so it loads no torch, and what takes long is kept in a cache of the
 user's, for as long as the files that it was made from stay as they are. Nothing that goes wrong

@@ -1,4 +1,4 @@
-"""What ``mgd export`` does and prints."""
+"""Work and output of ``mgd export``."""
 
 import json
 

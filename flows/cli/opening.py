@@ -1,4 +1,4 @@
-"""What ``mgd open`` does: the report of a run in a browser, as a page that runs nothing.
+"""Work of ``mgd open``: the report of a run in a browser, as a page that runs nothing.
 
 A store is data, whoever wrote it. The page of a report forbids scripts and connections by itself,
 but a page that another user has put in its place would not. So a copy is opened that begins with

@@ -1,4 +1,4 @@
-"""What ``mgd recipes`` prints: the recipes that ship. It loads none of their kinds."""
+"""Output of ``mgd recipes``: the recipes that ship. It loads none of their kinds."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What ``mgd recipes NAME`` prints: a recipe, and what its settings mean.
+"""Output of ``mgd recipes NAME``: a recipe, and the meaning of its settings.
 
 It begins with those that users change, which are the fields of its form in Prefect's UI too. The
 others are there by name, in their groups; a group, or all of them, is explained if it is asked for.

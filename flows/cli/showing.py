@@ -1,4 +1,4 @@
-"""What ``mgd show`` and ``mgd clean`` print of a store: tables for people, JSON for programs."""
+"""Output of ``mgd show`` and ``mgd clean``: tables for people, JSON for programs."""
 
 import json
 from typing import Any

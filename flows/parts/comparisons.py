@@ -1,4 +1,4 @@
-"""What a descent is compared with: trained and scored by the stages of the descent itself."""
+"""Comparisons of a descent: set-ups that are trained and scored by its own stages."""
 
 from engine.applications.comparisons.results import Baseline, Comparisons, Rerun
 from engine.applications.descent.iterates import Iterate, choose

@@ -1,4 +1,4 @@
-"""What a form says, filled into a recipe, also where only the store has its problem's code."""
+"""Values of a form, filled into a recipe, also where only the store has its problem's code."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar

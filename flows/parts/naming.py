@@ -1,4 +1,4 @@
-"""What flow runs are called in every list of Prefect's.
+"""Names of flow runs in every list of Prefect's.
 
 A name that a person typed stays. Any other run has the title that the terminal gives it too
 (``engine.recipes.titles``).

@@ -1,4 +1,4 @@
-"""How far stages in other processes are: each writes it beside the run, and the flow reads it.
+"""Progress of stages in other processes: each writes it beside the run, and the flow reads it.
 
 A worker of a cluster shares nothing with the flow but the store. So the process that carries out a
 stage writes a small file every few seconds, and takes it away at the end. Nothing depends on it: a

@@ -1,4 +1,4 @@
-"""What a run of canaries will do, for the estimate of the time left."""
+"""Stages that a run of canaries will carry out, for the estimate of the time left."""
 
 from engine.planning.expected import Expected
 from engine.progress.time_left import Work

@@ -1,1 +1,1 @@
-"""What a descent is compared with: baselines, reruns, searches and damage."""
+"""Comparisons of a descent: baselines, reruns, searches and damage."""

@@ -1,4 +1,4 @@
-"""Which of the changed inputs carry the damage, and which classes suffer it."""
+"""Damage by changed inputs: which of them account for it, and which classes suffer it."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""What searches over learning-rate schedules found, gathered from their stages."""
+"""Results of searches over learning-rate schedules, gathered from their stages."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Whether a start of a descent would compute nothing, found without a flow.
+"""Finds out whether a start of a descent would compute nothing, without a flow.
 
 A run that has ended is started again by anyone who wants to see what came of it, or is not sure
 that it had. What the flow would find then is on record: the claims that the run's record ended are

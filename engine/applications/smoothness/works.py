@@ -1,4 +1,4 @@
-"""What measurements of metasmoothness will do, for the estimate of the time left."""
+"""Stages that measurements of metasmoothness will carry out, for the estimate of the time left."""
 
 import math
 

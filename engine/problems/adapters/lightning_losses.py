@@ -1,4 +1,4 @@
-"""Whether the loss of a Lightning module's training can be taken example by example."""
+"""Test whether the loss of a Lightning module can be taken example by example."""
 
 import copy
 from collections.abc import Sequence

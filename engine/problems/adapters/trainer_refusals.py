@@ -1,4 +1,4 @@
-"""What a ``Trainer`` may do that a problem cannot: refused, or left behind and said."""
+"""Features of a ``Trainer`` that a problem cannot have: refused, or left out with a note."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where the training of a ``Trainer`` begins: the model that ``train()`` makes, and its tokens."""
+"""Start of a ``Trainer``'s training: the model that ``train()`` makes, and its tokens."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

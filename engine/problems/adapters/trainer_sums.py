@@ -1,4 +1,4 @@
-"""What a step of a ``Trainer`` makes smaller, beside what its problem does."""
+"""Comparison of the loss that a ``Trainer`` minimizes in a step with that of its problem."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""How well a model finds captions by images, and images by captions."""
+"""Scores of pairs: how well a model finds captions by images, and images by captions."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""How much compressed buffers of Arrow's own formats unpack to, read off a file before it is used.
+"""Unpacked size of compressed buffers in Arrow's formats, read from a file before it is used.
 
 A library that maps such a file into memory unpacks all of it at once: six kilobytes may stand for
 gigabytes. Each compressed buffer begins with its size, and where buffers begin is said by the

@@ -1,1 +1,1 @@
-"""How what a user has written becomes settings: YAML, assignments, and refusals in words."""
+"""Reading of what a user has written as settings: YAML, assignments, and error messages."""

@@ -1,4 +1,4 @@
-"""What a user's module is besides its parameters, and how a run holds other tensors in it.
+"""Parts of a user's module besides its parameters, and how a run holds other tensors in it.
 
 A step calls the module with the parameters of a state in the place of its own. They stay there
 until the block of ``Binding.kept`` ends, so that code which runs in the backward pass (activation

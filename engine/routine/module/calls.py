@@ -1,4 +1,4 @@
-"""What the layers of a module did with their buffers in a step."""
+"""Record of what the layers of a module did with their buffers in a step."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

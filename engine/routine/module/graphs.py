@@ -1,4 +1,4 @@
-"""Whether a call needs a graph, and results without one."""
+"""Calls whose results need no graph, and results without one."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a model may be: a module whose parameters the engine can copy, bind and differentiate."""
+"""Requirements of a model: the engine must copy, bind and differentiate its parameters."""
 
 import copy
 import logging

@@ -1,4 +1,4 @@
-"""What normalizing functions of torch are called with, and their formula in evaluation."""
+"""Arguments of torch's normalizing functions, and their formula in evaluation."""
 
 from collections.abc import Mapping
 from typing import Any

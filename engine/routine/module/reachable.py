@@ -1,4 +1,4 @@
-"""What a function can reach: closure, defaults, owner, and the globals that it reads."""
+"""Objects that a function can reach: closure, defaults, owner, and the globals that it reads."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""Which ``mgd ui`` are at work for this user, so that another command can end or join them.
+"""The ``mgd ui`` processes of this user, so that another command can end or join them.
 
 Each holds a lock on a file that is called by its machine and process id. The kernel gives the lock
 up when the process ends, however it ends, so the file of a dead one names no stranger's process.

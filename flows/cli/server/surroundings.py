@@ -1,4 +1,4 @@
-"""What a command finds around it: Prefect's settings, proxies, and garbage.
+"""Surroundings of a command: Prefect's settings, proxies, and garbage collection.
 
 Nothing of it may decide whether a run on this machine works.
 """

@@ -1,1 +1,1 @@
-"""What users see of a command in their terminal, and how it ends there."""
+"""Output of a command in a terminal, and how the command ends there."""

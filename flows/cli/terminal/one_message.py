@@ -1,4 +1,4 @@
-"""How a command ends that could not do what it was asked: one message and an exit code."""
+"""End of a command that failed: one message and an exit code."""
 
 import os
 import sys

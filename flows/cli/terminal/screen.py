@@ -1,4 +1,4 @@
-"""What is printed: text as it is, without what a terminal or Rich would obey, and without secrets.
+"""Printing: text as it is, without terminal or Rich control codes, and without secrets.
 
 Names, sentences and errors may come from a store, a recipe or a data set that another user has
 written. An escape sequence in one would write to the clipboard or move the cursor, and brackets are

@@ -1,4 +1,4 @@
-"""How a command ends when it is asked to: by Ctrl-C, by the end of its terminal or of its machine.
+"""End of a command by a signal: Ctrl-C, or the end of its terminal or of its machine.
 
 Finished stages are kept in any case. The message names the run and the command that resumes it.
 """

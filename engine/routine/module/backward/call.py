@@ -1,4 +1,4 @@
-"""What a custom function was called with, so that a product can call it again."""
+"""Arguments of a call of a custom function, kept so that a product can call it again."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager

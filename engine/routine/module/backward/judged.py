@@ -1,4 +1,4 @@
-"""Which derivative of a custom function is right: its backward pass, or its forward pass's own.
+"""Choice of a custom function's derivative: its backward pass, or its forward pass's own.
 
 Both are pulled back with the cotangents of a product, for which a backward pass that clips is no
 derivative. Where they agree there is nothing to judge. Where they do not, a difference quotient in
