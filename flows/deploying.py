@@ -172,20 +172,19 @@ def recipe_deployment(
         parameters["seeds"] = list(seeds)
         about += f" Once for each of {len(seeds)} training seeds, in parallel if workers are free."
     on_gpu = checked.descent.training.device.startswith("cuda")
-    return _deployment(
-        flow,
-        target.named(checked.name),
-        target,
-        recipe_values(flow, checked, said) | parameters,
-        recipe_form(flow, checked, said),
-        about,
-        ["mgd", RESUME_TAG, *(["gpu"] if on_gpu else [])],
-        ConcurrencyLimitStrategy.ENQUEUE,
-        DeploymentScheduleCreate(
+    return _Deployment(
+        flow=flow,
+        name=checked.name,
+        target=target,
+        parameters=recipe_values(flow, checked, said) | parameters,
+        form=recipe_form(flow, checked, said),
+        description=about,
+        tags=["mgd", RESUME_TAG, *(["gpu"] if on_gpu else [])],
+        job_variables=target.job_variables(**(_GPU if on_gpu else _NO_GPU)),
+        schedule=DeploymentScheduleCreate(
             schedule=CronSchedule(cron="0 2 * * *", timezone="UTC"), slug="nightly", active=False
         ),
-        target.job_variables(**(_GPU if on_gpu else _NO_GPU)),
-    )
+    ).make()
 
 
 def deployment_alone(
@@ -205,18 +204,16 @@ def deployment_alone(
     if offered:
         parameters |= {"recipe": DEFAULT_RECIPE, "device": "cuda" if target.has_gpus else "cpu"}
     recipes = [*list_recipes(), *map(absolute, files)] if offered else []
-    return _deployment(
-        flow,
-        target.named(name),
-        target,
-        parameters,
-        form(flow, recipes),
-        (flow.description or "").splitlines()[0],
-        ["mgd", *(["gpu"] if target.has_gpus else [])],
-        ConcurrencyLimitStrategy.ENQUEUE,
-        None,
-        target.job_variables(**(_GPU if target.has_gpus else _NO_GPU)),
-    )
+    return _Deployment(
+        flow=flow,
+        name=name,
+        target=target,
+        parameters=parameters,
+        form=form(flow, recipes),
+        description=(flow.description or "").splitlines()[0],
+        tags=["mgd", *(["gpu"] if target.has_gpus else [])],
+        job_variables=target.job_variables(**(_GPU if target.has_gpus else _NO_GPU)),
+    ).make()
 
 
 def housekeeping_deployment(name: str, target: DeployTarget) -> RunnerDeployment:
@@ -225,57 +222,79 @@ def housekeeping_deployment(name: str, target: DeployTarget) -> RunnerDeployment
     Started by hand it only says what it would do; its schedule, once it is switched on, does it.
     """
     flow = HOUSEKEEPING[name]
-    return _deployment(
-        flow,
-        target.named(name),
-        target,
-        {"store": target.store, "older_than_days": 30, "grace_hours": 24, "delete": False},
-        form(flow),
-        f"{(flow.description or '').splitlines()[0]} Reports only, unless told to delete; its "
-        "schedule deletes.",
-        ["mgd"],
-        ConcurrencyLimitStrategy.CANCEL_NEW,
-        DeploymentScheduleCreate(
+    description = (flow.description or "").splitlines()[0]
+    return _Deployment(
+        flow=flow,
+        name=name,
+        target=target,
+        parameters={
+            "store": target.store,
+            "older_than_days": 30,
+            "grace_hours": 24,
+            "delete": False,
+        },
+        form=form(flow),
+        description=f"{description} Reports only, unless told to delete; its schedule deletes.",
+        tags=["mgd"],
+        job_variables=target.job_variables(**_NO_GPU, **_SMALL),
+        when_one_runs=ConcurrencyLimitStrategy.CANCEL_NEW,
+        schedule=DeploymentScheduleCreate(
             schedule=CronSchedule(cron="0 1 * * 0", timezone="UTC"),
             slug="weekly",
             active=False,
             parameters={"delete": True},
         ),
-        target.job_variables(**_NO_GPU, **_SMALL),
-    )
+    ).make()
 
 
-def _deployment(  # noqa: PLR0913 (what a deployment is made of)
-    flow: Flow[..., Any],
-    name: str,
-    target: DeployTarget,
-    parameters: dict[str, Any],
-    asked: ParameterSchema,
-    description: str,
-    tags: list[str],
-    when_one_runs: ConcurrencyLimitStrategy,
-    schedule: DeploymentScheduleCreate | None,
-    job_variables: dict[str, Any],
-) -> RunnerDeployment:
-    """Return a deployment of one run at a time, of a flow that is installed where it runs.
+@dataclass(frozen=True, kw_only=True)
+class _Deployment:
+    """A deployment of one run at a time, of a flow that is installed where it runs.
 
-    It is named by its module, so nothing is pulled and no path of this machine is kept.
+    Attributes:
+        flow: The flow, which is named by its module: nothing is pulled, and no path of this machine
+            is kept.
+        name: Name of the deployment, without the suffix of the target.
+        target: Where it goes.
+        parameters: Parameters of the flow, which a form changes.
+        form: Schema of the form.
+        description: Text that Prefect's UI shows.
+        tags: Tags of its runs.
+        job_variables: Variables of the pool's jobs.
+        schedule: When it runs by itself; none by default.
+        when_one_runs: What happens to a run while another one is going on.
     """
-    made = flow.to_deployment(
-        name,
-        parameters=parameters,
-        description=description,
-        tags=tags,
-        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=when_one_runs),
-        schedules=[schedule] if schedule else [],
-        work_pool_name=target.pool,
-        job_variables=job_variables,
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    )
-    assert isinstance(made, RunnerDeployment)  # a coroutine only inside of an event loop
-    # Prefect has no other way to a form than a signature, which is the same for all recipes.
-    made._parameter_openapi_schema = asked
-    return made
+
+    flow: Flow[..., Any]
+    name: str
+    target: DeployTarget
+    parameters: dict[str, Any]
+    form: ParameterSchema
+    description: str
+    tags: list[str]
+    job_variables: dict[str, Any]
+    schedule: DeploymentScheduleCreate | None = None
+    when_one_runs: ConcurrencyLimitStrategy = ConcurrencyLimitStrategy.ENQUEUE
+
+    def make(self) -> RunnerDeployment:
+        """Return Prefect's object, which is not yet known to a server."""
+        made = self.flow.to_deployment(
+            self.target.named(self.name),
+            parameters=self.parameters,
+            description=self.description,
+            tags=self.tags,
+            concurrency_limit=ConcurrencyLimitConfig(
+                limit=1, collision_strategy=self.when_one_runs
+            ),
+            schedules=[self.schedule] if self.schedule else [],
+            work_pool_name=self.target.pool,
+            job_variables=self.job_variables,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        assert isinstance(made, RunnerDeployment)  # a coroutine only inside of an event loop
+        # Prefect has no other way to a form than a signature, which is the same for all recipes.
+        made._parameter_openapi_schema = self.form
+        return made
 
 
 def apply(deployments: Sequence[RunnerDeployment], client: SyncPrefectClient) -> None:

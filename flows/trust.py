@@ -26,7 +26,7 @@ def check(
     device: str | None = None,
     store: StoreUrl = "mgd-store",
 ) -> CheckReport:
-    """Say whether the metagradient of a recipe may be trusted; tries short twins of its run.
+    """Check on short twins of its run whether the metagradient of a recipe can be trusted.
 
     Args:
         recipe: Name of a shipped recipe, or path of a YAML file that the worker has.
@@ -45,7 +45,7 @@ def plan(
     price: Annotated[float | None, Field(ge=0)] = None,
     store: StoreUrl = "mgd-store",
 ) -> Forecast:
-    """Measure a step for a few seconds and say which schedule is fastest, and what a run costs.
+    """Measure a step for a few seconds, and show the fastest schedule and the cost of a run.
 
     Args:
         recipe: Name of a shipped recipe, or path of a YAML file that the worker has.
@@ -64,7 +64,7 @@ def verify(
     trusted: bool = False,
     store: StoreUrl = "mgd-store",
 ) -> str:
-    """Make a random segment and a difference of a finished run again, and keep a certificate.
+    """Recompute a random segment and a difference of a finished run, and keep a certificate.
 
     Args:
         run: Name of a finished run, or the beginning of it.
@@ -83,7 +83,7 @@ def smoothness(
     device: str | None = None,
     store: StoreUrl = "mgd-store",
 ) -> SmoothnessRecord:
-    """Measure how smoothly the training of a recipe answers to changes of its set-up.
+    """Measure how smoothly the trained model of a recipe responds to changes of its set-up.
 
     Args:
         recipe: Name of a shipped recipe, or path of a YAML file that the worker has.

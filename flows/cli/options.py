@@ -21,7 +21,9 @@ RecipeArgument = Annotated[
 ]
 RunArgument = Annotated[
     str,
-    typer.Argument(help="Name of a run, or the beginning of it.", autocompletion=complete_run),
+    typer.Argument(
+        help="Name of a run, or the beginning of its name.", autocompletion=complete_run
+    ),
 ]
 
 
@@ -42,8 +44,8 @@ ChangesOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Change a setting: dotted.key=value; mgd recipes RECIPE shows them all. May be "
-        "repeated.",
+        help="Change a setting: dotted.key=value. Can be repeated; mgd recipes RECIPE lists all "
+        "settings.",
         autocompletion=complete_change,
         callback=each_once,
     ),
@@ -102,7 +104,7 @@ class OutputOptions(ResultOptions):
     """How a command that works for a while shows its progress and its result."""
 
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Show only warnings, and what came of it.")
+        bool, typer.Option("--quiet", "-q", help="Show only warnings and the result.")
     ] = False
 
 
@@ -114,20 +116,22 @@ class RunOptions(OptionGroup):
     max_seconds: Annotated[
         float | None,
         typer.Option(
-            "--max-seconds", help="Stop after so much computing time; sets budget.max_seconds."
+            "--max-seconds",
+            help="Stop after this many seconds of computing; sets budget.max_seconds.",
         ),
     ] = None
     max_bytes: Annotated[
         int | None,
         typer.Option(
-            "--max-bytes", help="Stop when its stages take so much; sets budget.max_bytes."
+            "--max-bytes",
+            help="Stop when the stages of the run take this many bytes; sets budget.max_bytes.",
         ),
     ] = None
     log_to: Annotated[
         str | None,
         typer.Option(
             "--log-to",
-            help="Send the run, after each outer step and at its end, to tensorboard:DIR, "
+            help="Send the results, after each outer step and at the end, to tensorboard:DIR, "
             "mlflow:URI, wandb:PROJECT or trackio:PROJECT.",
         ),
     ] = None
@@ -138,9 +142,9 @@ class DirectionOptions(OptionGroup):
     """How the smoothness of a training is measured; None leaves it to the recipe."""
 
     directions: Annotated[
-        int | None, typer.Option(help="Random directions; two trainings each.")
+        int | None, typer.Option(help="Number of random directions; each takes two trainings.")
     ] = None
-    step: Annotated[float | None, typer.Option(help="h: how far z is moved.")] = None
+    step: Annotated[float | None, typer.Option(help="Distance h by which z is moved.")] = None
     by: Annotated[
         str | None, typer.Option(help="Kind of direction: example, group or coordinate.")
     ] = None
@@ -150,26 +154,29 @@ class DirectionOptions(OptionGroup):
 class PoolOptions(OptionGroup):
     """Where deployments go, and what their jobs find there."""
 
-    pool: Annotated[str, typer.Option("--pool", help="Work pool whose workers run it.")]
+    pool: Annotated[str, typer.Option("--pool", help="Work pool whose workers carry out the runs.")]
     store: StoreOption = DEFAULT_STORE
     image: Annotated[
         str | None,
         typer.Option(
-            "--image", envvar="MGD_IMAGE", help="Image of the containers that the pool starts."
+            "--image",
+            envvar="MGD_IMAGE",
+            help="Container image of the jobs, for a pool that starts containers.",
         ),
     ] = None
     folder: Annotated[
         str | None,
         typer.Option(
-            "--folder", help="Folder in which workers have your files, if not in the same as here."
+            "--folder",
+            help="Folder in which workers find your files, if it is another one than here.",
         ),
     ] = None
     suffix: Annotated[
         str,
         typer.Option(
             "--suffix",
-            help="Added to the name of each deployment (with gpu: digits-selection-gpu), so that "
-            "those of another pool stay beside it.",
+            help="Suffix of each deployment's name (with gpu: digits-selection-gpu), so that "
+            "deployments on another pool are kept.",
         ),
     ] = ""
 
@@ -180,21 +187,24 @@ class CleanOptions(OptionGroup):
 
     older_than: Annotated[
         str | None,
-        typer.Option(help="Free runs that wrote nothing for so long: 90s, 30m, 12h, 7d, 2w."),
+        typer.Option(
+            help="Free runs that have written nothing for this long: 90s, 30m, 12h, 7d, 2w."
+        ),
     ] = None
     keep: Annotated[
-        int | None, typer.Option(help="Free all but so many runs, those active last.")
+        int | None, typer.Option(help="Free all runs but this many, the most recently active.")
     ] = None
     run: Annotated[
         list[str] | None,
-        typer.Option("--run", help="Free this run. May be repeated.", autocompletion=complete_run),
+        typer.Option("--run", help="Free this run. Can be repeated.", autocompletion=complete_run),
     ] = None
     intermediate: Annotated[
         bool,
         typer.Option(
-            "--intermediate", help="Free what finished runs keep only to be repeated or continued."
+            "--intermediate",
+            help="Free the stages of finished runs that only a repetition or continuation needs.",
         ),
     ] = False
     grace: Annotated[
-        str, typer.Option(help="What wrote something within this time is left alone.")
+        str, typer.Option(help="Leave alone everything that was written within this time.")
     ] = "1d"

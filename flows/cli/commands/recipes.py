@@ -14,22 +14,23 @@ def recipes(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="Name of a recipe, or path of a YAML file: shows its settings. None lists all.",
+            help="Name of a recipe, or path of a YAML file, whose settings are shown; without one, "
+            "all recipes are listed.",
             autocompletion=complete_recipe,
         ),
     ] = None,
     changes: ChangesOption = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Say what every setting of NAME means.")
+        bool, typer.Option("--all", help="Explain every setting of NAME.")
     ] = False,
     group: Annotated[
         str | None,
-        typer.Option("--group", help="Say what the settings of a group mean, e.g. training."),
+        typer.Option("--group", help="Explain the settings of a group, e.g. training."),
     ] = None,
     *,
     output: ResultOptions,
 ) -> None:
-    """List the recipes that ship, or show one: its settings, and what they mean."""
+    """List the shipped recipes, or show one with its settings and their meaning."""
     if name is None:
         from flows.cli.recipe_list import show_recipes
 
@@ -42,18 +43,22 @@ def recipes(
 
 @command
 def new(
-    name: Annotated[str, typer.Argument(help="Of the problem: a name in Python, e.g. flowers.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of the problem, an identifier in Python, e.g. flowers.")
+    ],
     start: Annotated[
         str,
         typer.Option(
             "--from",
-            help="What it begins from: script, image_folder, table, texts, instructions, "
-            "pairs, hf_dataset.",
+            help="Starting point: script, image_folder, table, texts, instructions, pairs, "
+            "hf_dataset.",
         ),
     ] = "script",
-    folder: Annotated[str, typer.Option("--folder", help="Where the files go.")] = ".",
+    folder: Annotated[
+        str, typer.Option("--folder", help="Folder that the files are written to.")
+    ] = ".",
 ) -> None:
-    """Begin a problem of your own: a file, its recipe, and a test that passes as written."""
+    """Start a problem of your own: a file, its recipe, and a test that passes as written."""
     from pathlib import Path
 
     from engine.errors import ConfigurationError, did_you_mean
@@ -78,7 +83,10 @@ def deploy(
         ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every recipe that ships, check, plan ...")
+        bool,
+        typer.Option(
+            "--all", help="Deploy every shipped recipe, check, plan, verify, smoothness and clean."
+        ),
     ] = False,
     changes: ChangesOption = None,
     seeds: SeedsOption = None,
@@ -86,7 +94,7 @@ def deploy(
     where: PoolOptions,
     output: ResultOptions,
 ) -> None:
-    """Deploy recipes to a Prefect server, to be started from its UI, on a schedule, or anywhere."""
+    """Deploy recipes to a Prefect server, which starts them from its UI or on a schedule."""
     from engine.recipes.files import read_seeds
     from flows.cli.deploying import DeployRequest, deploy, shipped
     from flows.cli.terminal.watching import prepare_process

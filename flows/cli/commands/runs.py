@@ -33,7 +33,7 @@ def run(
     options: RunOptions,
     output: OutputOptions,
 ) -> None:
-    """Run a recipe; run again with the same settings, it goes on where it stopped."""
+    """Run a recipe. The same command continues a run that was stopped."""
 
     def load() -> "Recipe":
         from engine.recipes.files import load_recipe
@@ -54,7 +54,7 @@ def smoothness(
     measured: DirectionOptions,
     output: OutputOptions,
 ) -> None:
-    """Measure how smoothly the training of a recipe answers to changes of its set-up."""
+    """Measure how smoothly the trained model of a recipe responds to changes of its set-up."""
 
     def load() -> "Recipe":
         from engine.recipes.files import load_to_measure
@@ -73,7 +73,9 @@ def resume(
     changes: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Other workers for the rest: workers.key=value.", callback=each_once
+            "--set",
+            help="Change the workers for the rest of the run: workers.key=value.",
+            callback=each_once,
         ),
     ] = None,
     trusted: TrustOption = False,
@@ -81,9 +83,9 @@ def resume(
     options: RunOptions,
     output: OutputOptions,
 ) -> None:
-    """Let a run go on from its last finished stage; needs only the store.
+    """Continue a run from its last finished stage; only the store is needed.
 
-    Workers and budget are not kept with a run: without --set workers... it goes on in one process.
+    Workers and budget are not kept with a run: without --set workers..., one process continues it.
     """
 
     def load() -> "Recipe":

@@ -21,7 +21,7 @@ def show(
     run: Annotated[
         str | None,
         typer.Argument(
-            help="Name of a run, or the beginning of it; none lists them.",
+            help="Name of a run, or the beginning of its name; without one, all runs are listed.",
             autocompletion=complete_run,
         ),
     ] = None,
@@ -29,7 +29,7 @@ def show(
     *,
     output: ResultOptions,
 ) -> None:
-    """Show a run: its iterates, its stages and what they took, and how to go on."""
+    """Show a run: its iterates, the cost of its stages, and how to continue it."""
     from engine.storage.location import absolute, store_errors
     from engine.storage.readable import check_readable
     from flows.cli import showing
@@ -49,19 +49,22 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN",
-            help="Names of two or more runs, or the beginnings of them.",
+            help="Names of two or more runs, or the beginnings of their names.",
             autocompletion=complete_run,
         ),
     ],
     store: StoreOption = DEFAULT_STORE,
     page: Annotated[
         str | None,
-        typer.Option("--page", help="File for the page; mgd-compare.html here by default."),
+        typer.Option(
+            "--page",
+            help="File that the page is written to; mgd-compare.html in this folder by default.",
+        ),
     ] = None,
     *,
     output: ResultOptions,
 ) -> None:
-    """Show runs side by side: what differs, what came of each, and a page with their curves."""
+    """Compare runs: the settings that differ, the results, and a page with their curves."""
     from flows.cli import comparing
 
     comparing.compare(runs, store, page, as_json=output.as_json)
@@ -78,7 +81,7 @@ def send(
     *,
     output: ResultOptions,
 ) -> None:
-    """Send settings, curves and numbers of a run, finished or not, to a tracker."""
+    """Send the settings, curves and numbers of a run, finished or not, to a tracker."""
     from engine.applications.trackers import check_target
 
     check_target(to)
@@ -101,9 +104,12 @@ def open_report(
 @command
 def export(
     run: RunArgument,
-    file: Annotated[str, typer.Argument(help="Where to write: *.safetensors or *.pt.")],
+    file: Annotated[str, typer.Argument(help="File to write: *.safetensors or *.pt.")],
     step: Annotated[
-        int | None, typer.Option("--step", help="Outer step; the chosen one by default.", min=0)
+        int | None,
+        typer.Option(
+            "--step", help="Outer step whose model is written; the chosen one by default.", min=0
+        ),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     trusted: TrustOption = False,
@@ -119,16 +125,19 @@ def export(
 @command
 def clean(
     store: StoreOption = DEFAULT_STORE,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it nothing is.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete; without this option, nothing is deleted.")
+    ] = False,
     *,
     freed: CleanOptions,
     output: ResultOptions,
 ) -> None:
-    """Say what no run needs, and free it with --yes.
+    """List what no run needs, and delete it with --yes.
 
-    Runs go by age, by count (if both are given, those to which both apply) or by name.
+    Runs are chosen by age, by count (if both are given, by both together) or by name.
 
-    What no run refers to goes always. A run at work, and what another run uses, stay.
+    Files that no run refers to are always freed. Runs at work, and stages that another run uses,
+    are kept.
     """
     from engine.recipes.files import validated
     from engine.reports.units import parse_duration

@@ -26,7 +26,7 @@ def check(
     *,
     output: OutputOptions,
 ) -> None:
-    """Say whether the metagradient of a recipe may be trusted; tries short twins of its run."""
+    """Check on short twins of its run whether the metagradient of a recipe can be trusted."""
     from engine.recipes.files import load_recipe
 
     chosen = load_recipe(recipe, changes)  # refused before torch is loaded
@@ -43,14 +43,14 @@ def check(
 def verify(
     run: RunArgument,
     seed: Annotated[
-        int | None, typer.Option(help="Chooses what is made again; drawn by default.")
+        int | None, typer.Option(help="Seed that chooses the parts to verify; random by default.")
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     trusted: TrustOption = False,
     *,
     output: OutputOptions,
 ) -> None:
-    """Make a random segment and a difference of a finished run again, and keep a certificate."""
+    """Recompute a random segment and a difference of a finished run, and keep a certificate."""
     from flows.cli.terminal.watching import seen_at_work
 
     with seen_at_work(quiet=output.quiet), doing("loading torch"):
@@ -74,7 +74,7 @@ def plan(
     *,
     output: OutputOptions,
 ) -> None:
-    """Measure a step for a few seconds and say which schedule is fastest, and what a run costs."""
+    """Measure a step for a few seconds, and show the fastest schedule and the cost of a run."""
     from engine.recipes.files import load_recipe
 
     chosen = load_recipe(recipe, changes)  # refused before torch is loaded

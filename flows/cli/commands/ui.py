@@ -15,21 +15,23 @@ def ui(
         list[str] | None,
         typer.Argument(
             metavar="RECIPE",
-            help="Recipes and files that can be started there; by default digits-selection, "
+            help="Recipes and files that can be started in the UI; by default digits-selection, "
             "check, plan, verify, smoothness and clean.",
             autocompletion=complete_recipe,
         ),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open one at the first form.")
+        bool, typer.Option("--browser/--no-browser", help="Open a browser at the first form.")
     ] = True,
     start: Annotated[
         bool,
-        typer.Option("--start", help="Start a run of the first at once, and open its report."),
+        typer.Option(
+            "--start", help="Start a run of the first recipe at once, and open its report."
+        ),
     ] = False,
     stop: Annotated[
-        bool, typer.Option("--stop", help="End every mgd ui of yours on this machine.")
+        bool, typer.Option("--stop", help="End all of your mgd ui processes on this machine.")
     ] = False,
     *,
     output: ErrorOptions,
