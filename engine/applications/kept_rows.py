@@ -51,7 +51,7 @@ def only_row(store: str, ref: "Ref", is_wanted: Callable[[str], bool]) -> "Tenso
     found = [row for name, row in rows.items() if is_wanted(name)]
     if len(found) != 1:
         raise CheckpointCorruptError(
-            f"Stage {ref.stage} {ref.key} holds {', '.join(rows)}, and not what a run reads "
-            "there. Something in the store was changed from outside: do not use this store."
+            f"Stage {ref.stage} {ref.key} holds {', '.join(rows)}, but not the row that a run "
+            "reads there. Something in the store was changed from outside: do not use this store."
         )
     return found[0]

@@ -353,7 +353,7 @@ class OpenRun:
             raise ConfigurationError(
                 f"Run {self.name} has no outer step {wanted}. It has 0 to {len(self.iterates) - 1}."
                 if self.iterates
-                else f"Run {self.name} has scored no outer step yet. Let it go on first."
+                else f"Run {self.name} has scored no outer step yet. Continue it first."
             )
         return self.iterates[wanted]
 
@@ -386,8 +386,8 @@ def open_run(store: str | os.PathLike[str], name: str) -> OpenRun:
     """
     if not isinstance(store, str | os.PathLike) or not isinstance(name, str):
         raise ConfigurationError(
-            f"A run was asked for by a {type(store).__name__} and a {type(name).__name__}. Hand in "
-            "the URL or the path of the store, and the run's name: engine.open_run('store', 'run')."
+            f"engine.open_run was given a {type(store).__name__} and a {type(name).__name__}. Pass "
+            "the URL or path of the store, and the run's name: engine.open_run('store', 'run')."
         )
     place = absolute(os.fspath(store))
     check_readable(place)

@@ -128,12 +128,12 @@ def page_of(found: SideBySide) -> Page:
     """Return the comparison as the page of a report."""
     sections = [
         Section(
-            "What came of each",
+            "Results",
             lines=[f"{run.name}: {run.headline}" for run in found.runs],
             tables=[Table(found.numbers)],
         ),
         Section(
-            "What differs",
+            "Settings that differ",
             notes=[] if found.settings else ["No setting differs."],
             tables=[Table(found.settings, code=frozenset({"setting"}))],
         ),

@@ -45,7 +45,7 @@ def verify_run(
     verify = kinds()[kind].verify
     if verify is None:
         raise ConfigurationError(
-            f"Run {name} is of kind {kind}, of which no part is verified by itself. {BY_ALL_OF_IT}"
+            f"Run {name} is of kind {kind}, whose parts cannot be verified alone. {BY_ALL_OF_IT}"
         )
     _refuse_changed(record)
     if not trusted:
@@ -70,5 +70,5 @@ def _refuse_changed(record: FinishedRun) -> None:
     if run_name(record.recipe.descent) != record.run:
         raise CheckpointCorruptError(
             f"The record of run {record.run} holds other settings than those of its recipe, so it "
-            f"was changed. Let it go on with `mgd resume {record.run}`, which writes it again."
+            f"was changed. Continue it with `mgd resume {record.run}`, which writes it again."
         )

@@ -255,9 +255,9 @@ def _at_work(
         fresh = now - max([run.active, *signs]) < rules.grace_seconds
         if fresh and (run.starting or not run.finished):
             working[run.name] = (
-                f"Run {run.name} has not finished and wrote something less than "
-                f"{rules.grace_seconds:.0f} s ago, so it may be at work. Stop it, and say "
-                "--grace 0s to free it all the same."
+                f"Run {run.name} has not finished, and its last write was less than "
+                f"{rules.grace_seconds:.0f} s ago, so it may be at work. Stop it, and use "
+                "--grace 0s to free it anyway."
             )
         elif run.name in chosen:
             used[run.name] = stages

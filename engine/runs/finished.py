@@ -196,12 +196,12 @@ def read_finished_as(store: str, run: str, model: type[Record]) -> Record:
         record = read_model(url, model)
     except CheckpointMissingError:
         raise ConfigurationError(
-            f"Run {run} in {store} has not finished, so there is nothing to show yet. "
-            f"Let it go on with `mgd resume {run}`."
+            f"Run {run} in {store} has not finished, so there is no result yet. "
+            f"Continue it with `mgd resume {run}`."
         ) from None
     if record.run != run:
         raise CheckpointCorruptError(
-            f"The record at {url} is that of run {record.run[:80]}. Delete it, and let the run go "
-            f"on with `mgd resume {run}`, which writes it again."
+            f"The record at {url} is that of run {record.run[:80]}. Delete it, and "
+            f"continue the run with `mgd resume {run}`, which writes it again."
         )
     return record

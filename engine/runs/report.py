@@ -93,7 +93,7 @@ def asked(recipe: DescentRecipe) -> Section:
         changes.pop("kind", None)  # the title says so
     if changes is None:
         notes.append(
-            f"No recipe called {name} ships; it is one of your own. What differs from the defaults:"
+            f"{name} is a recipe of your own, none that ships. It differs from the defaults in:"
         )
     elif changes:
         notes.append(
@@ -102,7 +102,8 @@ def asked(recipe: DescentRecipe) -> Section:
         )
     else:
         notes.append(
-            f"Nothing was changed of the recipe {name} as it ships. What differs from the defaults:"
+            f"These are the settings of the shipped recipe {name}. They differ from the defaults "
+            "in:"
         )
     rows = [
         {
@@ -113,7 +114,7 @@ def asked(recipe: DescentRecipe) -> Section:
         for key, (here, shipped) in (changes or {}).items()
     ]
     return Section(
-        "What was asked",
+        "Settings of the run",
         notes=notes,
         tables=[Table(rows, code=frozenset({"key"}))],
         chips={key: value for key, value, _ in changed_rows(recipe)},

@@ -158,8 +158,8 @@ def no_report(store: str, run: str) -> ConfigurationError:
         run: Full name of the run.
     """
     return ConfigurationError(
-        f"Run {run} has no report yet. `mgd resume {run} --store {store}` brings it to its end, "
-        "and writes it there."
+        f"Run {run} has no report yet. `mgd resume {run} --store {store}` continues "
+        "the run, and writes the report at its end."
     )
 
 

@@ -63,8 +63,8 @@ class Start(Document):
         if self.owner is not None and is_here(self.owner):
             return f"It is at work, in process {self.owner.pid} since {self._began()}."
         return (
-            f"Its last start, at {self._began()}, has said nothing of an end: it is at work on "
-            "another machine, or was killed, as when this one was switched off."
+            f"Its last start, at {self._began()}, left no note of its end: it is at work on "
+            "another machine, or was killed, e.g. because this one was switched off."
         )
 
     def _began(self) -> str:

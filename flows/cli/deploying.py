@@ -101,7 +101,7 @@ def check(request: DeployRequest) -> None:
     """
     if not request.names:
         raise ConfigurationError(
-            "Nothing is named that could be deployed. Name recipes, by name or by path of a YAML "
+            "No deployment was named. Give recipes, by name or by path of a YAML "
             f"file, or {', '.join(WITHOUT_RECIPE)}; or use --all for everything that ships."
         )
     for name in request.names:

@@ -136,8 +136,8 @@ def serve(
         tell("Ctrl-C, or mgd ui --stop, ends server, worker and runs; what is finished is kept.")
         code = worker.wait()
         raise ConfigurationError(
-            f"The worker ended (exit code {code}), and nothing would take runs. Run the same "
-            "command with --debug to see its log."
+            f"The worker ended (exit code {code}), so no runs would be carried out. Run the "
+            "same command with --debug to see its log."
         )
 
 

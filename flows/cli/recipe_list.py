@@ -11,9 +11,9 @@ from engine.recipes.shipped_recipes import shipped_summaries
 from flows.cli.terminal.screen import WIDE, Screen, say, tell
 
 _NEXT = (
-    "Takes: a run on one CPU core, about. `mgd plan NAME` measures it on this machine.",
-    "Needs: the data that have to be there, and a GPU where a run is of no use without one; "
-    "`mgd recipes NAME` says where the data are looked for (arguments).",
+    "Takes: rough time of a run on one CPU core; `mgd plan NAME` measures it on this machine.",
+    "Needs: data that must be present, and a GPU if a run would be too slow without one; "
+    "`mgd recipes NAME` shows where the data are read from (arguments).",
 )
 
 

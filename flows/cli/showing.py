@@ -168,7 +168,7 @@ def _show_so_far(console: Screen, store: str, view: RunOverview) -> None:
     tell(f"Run {view.run}{changed} has not finished. {said}".rstrip())
     tell(f"It wrote something last at {_minute(view.active)}.")
     if view.stopped or not view.goes_on:
-        tell(f"Finished stages are kept. Let it go on: {command}")
+        tell(f"Finished stages are kept. Continue it: {command}")
     else:
         tell(f"Once it has ended, what is finished is kept, and this lets it go on: {command}")
     rows = [

@@ -54,7 +54,7 @@ FEW = {
     "Objective examples, whose loss is differentiated": ("arguments.num_objective", 40),
     "Validation examples, which choose the iterate": ("arguments.num_validation", 40),
 }
-REPORTED = re.compile("What was asked|was chosen")
+REPORTED = re.compile("Settings of the run|was chosen")
 """On the page of a report: while its run goes on, and at its end, which may come meanwhile."""
 
 OUTER_STEPS = "Outer steps, each a training and its reversal"

@@ -247,7 +247,7 @@ def test_every_kind_tells_programs_and_people_the_same(finished, kind):
     assert Path(content["report"]).exists()
     titles = re.findall(r"\n<h2>([^<]+)</h2>", page)
     last = ["What it cost", "How sure it is", "How to repeat it, and what next"]
-    assert (titles[0], titles[-3:]) == ("What was asked", last)
+    assert (titles[0], titles[-3:]) == ("Settings of the run", last)
     assert len(titles) > 4
     assert html.escape(record.headline()).replace(" %", "\u00a0%") in page
     assert 1 <= len(record.numbers()) <= 3

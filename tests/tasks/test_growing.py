@@ -96,7 +96,7 @@ def test_before_there_is_a_result_the_page_says_what_is_done_and_what_was_found(
     assert "1 of 2" in text  # trainings
     assert "1 of 6" in text  # stages
     assert 'http-equiv="refresh"' in text
-    assert "What was asked" in text
+    assert "Settings of the run" in text
 
 
 def test_a_run_of_runs_says_what_it_found_last(tmp_path, shown):
@@ -213,7 +213,7 @@ def test_a_start_that_is_refused_before_it_has_a_page_says_so_in_the_ui(tmp_path
     (text,) = shown
     assert "It was refused." in text
     assert "there is no GPU" in text
-    assert "What was asked" in text
+    assert "Settings of the run" in text
     assert list(tmp_path.iterdir()) == []  # nothing has begun, so nothing would be cleaned
 
 

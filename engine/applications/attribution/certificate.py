@@ -114,7 +114,7 @@ def _row(rows: Tensor, number: int, length: int, what: str) -> Tensor:
     found = rows[number * length : (number + 1) * length]
     if len(found) != length:
         raise CheckpointCorruptError(
-            f"The stage that should hold the {what} of output {number} has none. Let the run go on "
+            f"The stage that should hold the {what} of output {number} has none. Continue the run "
             "with `mgd resume`, which makes it again."
         )
     return found
@@ -165,7 +165,7 @@ def _file_again(record: AttributionRecord, run: Run) -> Check:
     if scores.numel() % number:
         raise CheckpointCorruptError(
             f"The stage that should hold the scores of {number} queries has {scores.numel()} "
-            "numbers. Let the run go on with `mgd resume`, which makes it again."
+            "numbers. Continue the run with `mgd resume`, which makes it again."
         )
     written = as_csv(scores.reshape(number, -1), run.problem).encode()
     there = read_bytes(record.url(run.store, SCORES))

@@ -112,7 +112,7 @@ def _sections(
     )
     return [
         Section(
-            "What the audits found",
+            "Results of the audits",
             figures=[
                 Figure(
                     vector(lambda: draw_losses(drawn, record.steps)),

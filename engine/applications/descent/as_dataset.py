@@ -27,7 +27,7 @@ def as_dataset(store: str, iterates: Sequence[Iterate], run: str) -> Any:  # noq
     """
     xarray = load("xarray", "A run as a dataset", "notebook")
     if not iterates:
-        raise ConfigurationError(f"Run {run} has scored no outer step yet. Let it go on first.")
+        raise ConfigurationError(f"Run {run} has scored no outer step yet. Continue it first.")
     steps = [each.outer_step for each in iterates]
     splits = list(iterates[0].scores)
     scores = {

@@ -49,7 +49,7 @@ def verify(record: RunRecord, store: str, seed: int) -> Verified:
     known = [(each, each.gradient) for each in record.iterates if each.gradient is not None]
     if not known:
         raise CheckpointCorruptError(
-            f"The record of run {record.run} names no metagradient. Let it go on with "
+            f"The record of run {record.run} names no metagradient. Continue it with "
             f"`mgd resume {record.run}`, which writes it again."
         )
     iterate, gradient = draw.choice(known)

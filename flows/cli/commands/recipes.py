@@ -66,7 +66,7 @@ def new(
 
     if start not in list(StartingPoint):
         raise ConfigurationError(
-            f"--from {start!r} is nothing to begin from. Use one of {', '.join(StartingPoint)}."
+            f"--from {start!r} is not a starting point. Use one of {', '.join(StartingPoint)}."
             + did_you_mean(start, list(StartingPoint))
         )
     tell(begin(name, StartingPoint(start), Path(folder)), StartingPoint(start))

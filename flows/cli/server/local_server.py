@@ -231,7 +231,7 @@ def _ask_the_users() -> None:
             "mgd then starts its own server."
         )
         raise ConfigurationError(
-            f"PREFECT_API_URL is {url}, by {origin}, but no Prefect server lets this run in there: "
+            f"PREFECT_API_URL is {url}, by {origin}, but no Prefect server accepts this run there: "
             f"{reason}. {remedy}"
         ) from error
     LINES.info("Prefect's server: %s, by %s", url, origin)

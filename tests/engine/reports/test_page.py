@@ -114,7 +114,7 @@ def test_a_table_without_rows_is_left_out():
 
 def test_markdown_says_when_a_page_was_written_and_what_was_asked():
     """A run that was killed takes nothing back, and says by that alone that it stands still."""
-    asked = Section("What was asked", chips={"outer.num_steps": "7", "training.seed": "1"})
+    asked = Section("Settings of the run", chips={"outer.num_steps": "7", "training.seed": "1"})
 
     shown = as_markdown(page(sections=[asked]))
 

@@ -152,8 +152,8 @@ GONE = {**HERE, "pid": 2**22 - 1}
         (GONE, "It was killed: process 4194303, which began at 2026-01-01 12:00 UTC, is gone", ""),
         ({**HERE, "start": 1}, "It was killed: process", ""),
         (HERE, "", f"It is at work, in process {os.getpid()} since 2026-01-01 12:00 UTC."),
-        ({**GONE, "machine": "another"}, "", "Its last start, at 2026-01-01 12:00 UTC, has said"),
-        (None, "", "Its last start, at 2026-01-01 12:00 UTC, has said"),
+        ({**GONE, "machine": "another"}, "", "Its last start, at 2026-01-01 12:00 UTC, left no"),
+        (None, "", "Its last start, at 2026-01-01 12:00 UTC, left no"),
     ],
     ids=["gone", "number-used-again", "at-work", "elsewhere", "unknown"],
 )

@@ -283,7 +283,7 @@ def test_page_has_the_order_of_every_report():
     page = render(make_record(), make_curves())
 
     assert re.findall(r"\n<h2>([^<]+)</h2>", page) == [
-        "What was asked",
+        "Settings of the run",
         "Loss and accuracy",
         "Examples to look at",
         "By class",

@@ -179,6 +179,12 @@ def _chances(*shape):
     return torch.randn(*shape, generator=drawn, dtype=torch.float64).log_softmax(-1)
 
 
+def _drawn(function, *args, **options):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return function(*args, **options)
+
+
 CALLS = {
     "a sequence by itself": lambda: F.ctc_loss(_chances(5, 4), torch.tensor([1, 2]), (5,), (2,)),
     "mean over sequences": lambda: F.ctc_loss(
@@ -218,6 +224,10 @@ CALLS = {
     ),
     "maxima of channels": lambda: F.max_unpool2d(
         *F.max_pool2d(_chances(2, 3, 5, 6), 2, return_indices=True), 2, output_size=(5, 6)
+    ),
+    "hard choices": lambda: _drawn(F.gumbel_softmax, _chances(3, 4), hard=True),
+    "hard choices of columns": lambda: _drawn(
+        F.gumbel_softmax, _chances(3, 4), tau=0.5, hard=True, dim=0
     ),
 }
 
