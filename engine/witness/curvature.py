@@ -184,7 +184,7 @@ def compare_derivatives(routine: Routine, here: Here) -> tuple[float | None, str
         all of its batch.
     """
     curvature, note = compare_loss(routine, here)
-    return curvature, " ".join(each for each in (note, _compare_update(routine, here)) if each)
+    return curvature, " ".join(each for each in (note, compare_step_update(routine, here)) if each)
 
 
 def compare_loss(routine: Routine, here: Here) -> tuple[float | None, str]:
@@ -250,8 +250,11 @@ def _refusal(found: Curvature, where: str) -> WitnessError:
     )
 
 
-def _compare_update(routine: Routine, here: Here) -> str:
-    """Refuse an update whose derivative is wrong; return what was not compared, and why."""
+def compare_step_update(routine: Routine, here: Here) -> str:
+    """Refuse an update whose derivative is wrong; return what was not compared, and why.
+
+    One that a user wrote is compared at several steps, and late in a run at that step alone.
+    """
     try:
         found, _ = _in_double(routine, here, _update)
     except EngineError:
@@ -338,7 +341,8 @@ def _update(routine: Routine, here: Here) -> Curvature:
         routine.binding.kept(),
         named_refusals(here.step),
     ):
-        for step in steps_to_compare(routine, here.step):
+        steps = [here.step] if here.is_late else steps_to_compare(routine, here.step)
+        for step in steps:
             found = compare_update(
                 routine, here.after, here.gradient, here.z, step, moves=here.moves
             )
