@@ -1,6 +1,6 @@
 """Compares second derivatives of a step, and derivatives of its update, with finite differences.
 
-They are compared in float64, where a wrong formula is told from a kink, on few examples.
+In float64, where a wrong formula is told from a kink, on few examples.
 """
 
 import math
@@ -37,8 +37,7 @@ from engine.witness.twins import exact, exact_run, exact_state
 from engine.witness.updates import compare_update, steps_to_compare
 
 _LEAST, _NORMALIZED = 2, 3
-"""Examples on which derivatives are compared, at least: of two, batch normalization makes plus and
-minus one, whatever they are."""
+"""Examples that are compared at least: of two, batch normalization makes plus and minus one."""
 
 _SMALL = 16
 """Batches of fewer examples are those of large models: one is enough there, and costs much of a
@@ -251,10 +250,7 @@ def _refusal(found: Curvature, where: str) -> WitnessError:
 
 
 def compare_step_update(routine: Routine, here: Here) -> str:
-    """Refuse an update whose derivative is wrong; return what was not compared, and why.
-
-    One that a user wrote is compared at several steps, and late in a run at that step alone.
-    """
+    """Refuse an update whose derivative is wrong; return what was not compared, and why."""
     try:
         found, _ = _in_double(routine, here, _update)
     except EngineError:
