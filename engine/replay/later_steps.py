@@ -94,12 +94,15 @@ class LaterSteps:
         with places:
             yield
         self._met |= places.found
-        if state is None or not self._more or not self._unknown:
-            return  # of a step whose graph is kept, when it is reversed
+        if state is None or not isinstance(action, Reverse):
+            return  # a step whose graph is kept is compared when it is reversed
+        step = action.step
+        if not self._more or not self._unknown:
+            return
         self._more -= 1
-        self._told(lambda: self._compare_loss(state, action.step), action.step)
+        self._told(lambda: self._compare_loss(state, step), step)
         if self._unknown:
-            self._told(lambda: self._compare_update(state, action.step), action.step)
+            self._told(lambda: self._compare_update(state, step), step)
 
     @property
     def _unknown(self) -> list[Place]:
