@@ -6,6 +6,7 @@ store) and which states are saved when is decided elsewhere.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
@@ -73,7 +74,7 @@ class Sweep:
     graphs: dict[int, StepGraph] = field(default_factory=dict)
     unmoved: ParameterWatch = field(default_factory=ParameterWatch)
     paths_agree: bool = False
-    watches: "Sequence[Callable[[Action, Sweep], None]]" = ()
+    watches: "Sequence[Callable[[Action, Sweep], AbstractContextManager[None] | None]]" = ()
     heard: Meter | None = field(default_factory=listening)
 
     def before(self, step: int) -> State:
@@ -127,25 +128,28 @@ def replay(
         three for each reverse step, of which one is saved where the step's graph was kept.
     """
     for action in announced(actions, tiers):
-        for watch in sweep.watches:
-            watch(action, sweep)
-        match action:
-            case Load(step, tier):
-                _refuse_open_graphs(sweep, action)
-                loaded = tiers[tier].load(step)
-                sweep.state = {name: row.to(routine.device) for name, row in loaded.items()}
-            case Forward() | Trace():
-                _advance(routine, z, action, sweep)
-            case Save(step, tier):
-                tiers[tier].save(step, sweep.state)
-            case Delete(step, tier):
-                tiers[tier].delete(step)
-            case Seed(_):
-                _seed(routine, sweep, output)
-            case Reverse(step):
-                reverse_step(routine, z, step, sweep)
-            case _:
-                assert_never(action)
+        with ExitStack() as around:
+            for watch in sweep.watches:
+                entered = watch(action, sweep)
+                if entered is not None:
+                    around.enter_context(entered)
+            match action:
+                case Load(step, tier):
+                    _refuse_open_graphs(sweep, action)
+                    loaded = tiers[tier].load(step)
+                    sweep.state = {name: row.to(routine.device) for name, row in loaded.items()}
+                case Forward() | Trace():
+                    _advance(routine, z, action, sweep)
+                case Save(step, tier):
+                    tiers[tier].save(step, sweep.state)
+                case Delete(step, tier):
+                    tiers[tier].delete(step)
+                case Seed(_):
+                    _seed(routine, sweep, output)
+                case Reverse(step):
+                    reverse_step(routine, z, step, sweep)
+                case _:
+                    assert_never(action)
     _check_adjoints(routine, sweep)
     sweep.unmoved.refuse_moved()
     _check_losses_again(routine, sweep)

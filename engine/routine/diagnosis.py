@@ -121,20 +121,26 @@ def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> 
 
 
 def _diagnose_update(routine: Routine, state: State, error: Exception) -> None:
-    """Try the update of a user's own optimizer on a gradient of zeros."""
+    """Try the update of a user's own optimizer on a gradient of zeros, also with a graph."""
     optimizer = routine.optimizer
     if optimizer.update.__module__.partition(".")[0] == "engine":
         return
 
-    def update() -> State:
-        with torch.no_grad():
-            return routine.update(state, torch.zeros_like(state["params"]), routine.point(), 0)
+    def update(*, graph: bool) -> State:
+        rows = {name: row.detach() for name, row in without_buffers(state).items()}
+        rows = {n: row.requires_grad_(graph and row.is_floating_point()) for n, row in rows.items()}
+        gradient = torch.zeros_like(rows["params"], requires_grad=graph)
+        with torch.set_grad_enabled(graph):
+            return routine.update(rows, gradient, routine.point(), 0)
 
-    found, failure = _tried(update)
+    what = f"The update of optimizer {optimizer.name!r} fails at step 0"
+    found, failure = _tried(lambda: update(graph=False))
     if failure is not None:
-        what = f"The update of optimizer {optimizer.name!r} fails at step 0"
         raise told(what, failure, _UPDATE) from error
     refuse_other_tensors(optimizer, without_buffers(state), found, 0)
+    _, failure = _tried(lambda: update(graph=True))
+    if failure is not None:
+        raise told(f"{what}, where its derivative is wanted", failure, _PURE) from error
 
 
 def _is_theirs(error: Exception) -> bool:
@@ -183,6 +189,7 @@ _UPDATE = (
     "It is called as update(state, gradient, hyper, step), with flat tensors by name in state, and "
     "in hyper the learning_rate and the optimizer's own hyperparameters"
 )
+_PURE = "It has to be differentiable: let it return new tensors, and write into none (out=, add_())"
 _FAILED_OUTPUT = "The output fails on the model"
 _OUTPUT = "An output is called as output(model), in evaluation mode"
 
@@ -267,10 +274,14 @@ def _line(failure: Exception) -> str:
 
 _PYTHONS = sysconfig.get_path("stdlib")
 _ROUTINE = str(Path(__file__).parent)
-_CALLS = ("call", "batch_of", "_batch")
+_CALLS = ("call", "batch_of", "_batch", "update", "moved_own")
 """Where functions of the engine call those of the user."""
 
-_NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
+_NOT_THE_USERS = (
+    str(Path(__file__).parents[1]),
+    str(Path(torch.__file__).parent),
+    "<@beartype(engine.",  # what tests check types by
+)
 
 
 def _tried(action: Any) -> tuple[Any, Exception | None]:  # noqa: ANN401 (whatever is handed in)

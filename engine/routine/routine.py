@@ -179,7 +179,9 @@ class Routine(HeldModule):
         return len(self.examples[0] if isinstance(self.examples, tuple) else self.examples)
 
     def initial_state(self, z: Metaparams | None = None) -> State:
-        """Return s_0: parameters, the optimizer's moments at zero, running statistics if any.
+        """Return s_0: parameters, moments, running statistics if any.
+
+        What the functions of a start draw is seeded, so that a start is the same each time.
 
         Args:
             z: Metaparameters, of which s_0 may depend on some; the routine's own by default.
@@ -188,11 +190,12 @@ class Routine(HeldModule):
             params, point = self.layout.flatten(self.trainable), self.point() if z is None else z
             for name, kind in self.metaparameters.items():
                 params = kind.initial(point[name], params)
-            state = {"params": params, **self.optimizer.init(params.detach())}
+            with seeded(self.seed, "start", device=self.device):
+                state = {"params": params, **self.optimizer.init(params)}
+                if self.own is not None:
+                    state[OWN] = self.own.initial(self.layout.views(params))
             if self.skip_idle:
                 state[SKIPPED] = params.new_zeros(len(self.layout.shapes))
-            if self.own is not None:
-                state[OWN] = self.own.initial(self.layout.views(params))
             return state | ({} if self.statistics is None else {BUFFERS: self.statistics.initial()})
 
     def point(self) -> Metaparams:

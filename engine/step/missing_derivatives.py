@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from engine.errors import UndifferentiableError
 
+_IN_PLACE = ("in-place operation", "inplace operation", "modified inplace")
 _NO_FORWARD = ("forward AD", "forward mode AD", "forward gradient", "functorch transforms")
 """Words of torch's where an operation has no forward derivative."""
 
@@ -54,7 +55,7 @@ def named_refusals(step: int) -> Iterator[None]:
     except (RuntimeError, NotImplementedError) as error:
         text = str(error)
         forward = any(word in text for word in _NO_FORWARD)
-        if "in-place operation" in text or "modified inplace" in text:
+        if any(word in text for word in _IN_PLACE):
             raise UndifferentiableError(
                 f"Step {step} changes a tensor in place that its derivative needs: "
                 f"{text.splitlines()[0]} Return new tensors from the model, the loss and the "

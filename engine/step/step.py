@@ -263,8 +263,7 @@ def initial_vjp(routine: Routine, z: Metaparams, cotangent: State) -> Metaparams
     }
     with torch.enable_grad():
         start = routine.initial_state({**z, **leaves})
-    made = {name: start[name] for name in ("params", OWN) if name in start}
-    made = {name: row for name, row in made.items() if row.requires_grad}
+    made = {name: row for name, row in start.items() if row.requires_grad and name != BUFFERS}
     if "params" not in made:
         raise UndifferentiableError(
             f"The metaparameters {sorted(leaves)} should shape the initial parameters, which do "

@@ -1,6 +1,6 @@
 """Compares second derivatives of a step, and derivatives of its update, with finite differences.
 
-They are compared in float64, where a wrong formula is told from a kink, on few examples.
+In float64, where a wrong formula is told from a kink, on few examples.
 """
 
 import math
@@ -37,8 +37,7 @@ from engine.witness.twins import exact, exact_run, exact_state
 from engine.witness.updates import compare_update, steps_to_compare
 
 _LEAST, _NORMALIZED = 2, 3
-"""Examples on which derivatives are compared, at least: of two, batch normalization makes plus and
-minus one, whatever they are."""
+"""Examples that are compared at least: of two, batch normalization makes plus and minus one."""
 
 _SMALL = 16
 """Batches of fewer examples are those of large models: one is enough there, and costs much of a
@@ -184,7 +183,7 @@ def compare_derivatives(routine: Routine, here: Here) -> tuple[float | None, str
         all of its batch.
     """
     curvature, note = compare_loss(routine, here)
-    return curvature, " ".join(each for each in (note, _compare_update(routine, here)) if each)
+    return curvature, " ".join(each for each in (note, compare_step_update(routine, here)) if each)
 
 
 def compare_loss(routine: Routine, here: Here) -> tuple[float | None, str]:
@@ -250,7 +249,7 @@ def _refusal(found: Curvature, where: str) -> WitnessError:
     )
 
 
-def _compare_update(routine: Routine, here: Here) -> str:
+def compare_step_update(routine: Routine, here: Here) -> str:
     """Refuse an update whose derivative is wrong; return what was not compared, and why."""
     try:
         found, _ = _in_double(routine, here, _update)
@@ -338,7 +337,8 @@ def _update(routine: Routine, here: Here) -> Curvature:
         routine.binding.kept(),
         named_refusals(here.step),
     ):
-        for step in steps_to_compare(routine, here.step):
+        steps = [here.step] if here.is_late else steps_to_compare(routine, here.step)
+        for step in steps:
             found = compare_update(
                 routine, here.after, here.gradient, here.z, step, moves=here.moves
             )

@@ -1,12 +1,14 @@
 """Lines of the user's code that take a value out of the graph, or have no second derivative.
 
-Looked for after a failure, because each call of torch is looked at, or anomaly mode is on.
+Looked for after a failure, because each call of torch is looked at, or anomaly mode is on;
+``CutPlaces`` listens to whole runs, and notes lines only.
 """
 
 import re
+import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -115,20 +117,22 @@ def _pull(loss: Tensor) -> None:
         gradient_of(loss, leaf, create_graph=True)  # of torch's, a mode is told, and is off in it
 
 
+CUTS = {
+    Tensor.detach: "detach()",
+    Tensor.detach_: "detach_()",
+    Tensor.data.__get__: ".data",  # pyright: ignore[reportAttributeAccessIssue] (a descriptor)
+    Tensor.item: "item()",
+    Tensor.tolist: "tolist()",
+    Tensor.numpy: "numpy()",
+    Tensor.__float__: "float()",
+    torch.fake_quantize_per_tensor_affine: "fake quantization",
+    torch.fake_quantize_per_channel_affine: "fake quantization",
+}
+"""Functions that return what a tensor with a graph holds, without the graph, and their names."""
+
+
 class _Cuts(FunctionMode):
     """Notes calls that return what a tensor with a graph holds, without the graph."""
-
-    _NAMED = {
-        Tensor.detach: "detach()",
-        Tensor.detach_: "detach_()",
-        Tensor.data.__get__: ".data",  # pyright: ignore[reportAttributeAccessIssue] (a descriptor)
-        Tensor.item: "item()",
-        Tensor.tolist: "tolist()",
-        Tensor.numpy: "numpy()",
-        Tensor.__float__: "float()",
-        torch.fake_quantize_per_tensor_affine: "fake quantization",
-        torch.fake_quantize_per_channel_affine: "fake quantization",
-    }
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +143,7 @@ class _Cuts(FunctionMode):
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function``, and note it if it cuts."""
         result = function(*args, **kwargs)
-        what = self._NAMED.get(function)
+        what = CUTS.get(function)
         if function is torch.autograd.grad and not kwargs.get("create_graph"):
             what = "autograd.grad() without create_graph=True"
         elif function is torch.sparse_coo_tensor:
@@ -154,6 +158,73 @@ class _Cuts(FunctionMode):
             if line:
                 self.found.append(f"{what} at {line}")
         return result
+
+
+Place = tuple[str, int]
+"""A file of the user's code and a line of it."""
+
+_ENGINE, _TORCH = _NOT_THE_USERS
+_MODES = str(Path(_ENGINE) / "torch_modes.py")
+
+
+class CutPlaces(FunctionMode):
+    """Notes each line at which a call inside the block loses the graph of what it is given.
+
+    Attributes:
+        found: The lines, in the order in which they were met first.
+
+    Cost:
+        One to two microseconds for each function of torch that is called in Python.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[Place, None] = {}
+
+    def on_call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call ``function``, and note its line if it cuts."""
+        if (not torch.is_grad_enabled() or _is_cut(function, kwargs)) and any(
+            each.requires_grad for each in _tensors((*args, *kwargs.values()))
+        ):
+            place = _place()
+            if place is not None:
+                self.found.setdefault(place)
+        return function(*args, **kwargs)
+
+
+def _is_cut(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
+    if function is torch.autograd.grad:
+        return not kwargs.get("create_graph")
+    return function in CUTS
+
+
+def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+    """Go through the tensors among arguments, and those in lists of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (each for each in value if isinstance(each, Tensor))
+
+
+def _place() -> Place | None:
+    """Return the line of the user's code that called torch; none if the engine called it.
+
+    Modes of the engine hand on what the user called.
+    """
+    frame, is_engines = sys._getframe(2), False
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file == _MODES:
+            is_engines = False
+        elif file.startswith(_ENGINE):
+            is_engines = True
+        elif not file.startswith((_TORCH, "<")):
+            return None if is_engines else (file, frame.f_lineno)
+        frame = frame.f_back
+    return None
 
 
 def _in_own_function() -> bool:

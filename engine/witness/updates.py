@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from engine.errors import ConfigurationError, EngineError
+from engine.errors import ConfigurationError, EngineError, WitnessError
 from engine.numerics.determinism import generator
 from engine.routine.diagnosis import told
+from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.optimizer import Optimizer
+from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.products import entering
 from engine.types import Metaparams, State
@@ -79,6 +81,42 @@ def compare_update(
         return torch.stack([(row * weights[n]).sum() for n, row in moved(values).items()]).sum()
 
     return compare_first(function, [*rows.values(), gradient, *leaves.values()])
+
+
+def refuse_cut_start(routine: Routine, z: Metaparams) -> None:
+    """Refuse moments, or a state of one's own, whose start is made of the parameters without graph.
+
+    Of a run whose metaparameters shape the parameters that it starts from.
+
+    Raises:
+        WitnessError: Names what is cut.
+
+    Cost:
+        Nothing in other runs; in these the start twice, and its derivative.
+    """
+    shaping = {name: z[name] for name, kind in routine.metaparameters.items() if kind.shapes_start}
+    if not shaping:
+        return
+    coarse, drawn = routine.layout.dtype != torch.float64, generator(0, "start")
+    weights = {
+        name: directions(row, drawn) / (float(row.norm()) or 1)
+        for name, row in routine.initial_state(z).items()
+        if name not in ("params", BUFFERS) and row.is_floating_point()
+    }
+    for name, weight in weights.items():
+
+        def value(leaves: Sequence[Tensor], name: str = name, weight: Tensor = weight) -> Tensor:
+            start = routine.initial_state({**z, **dict(zip(shaping, leaves, strict=True))})
+            return (start[name] * weight).sum() + 0 * start["params"].sum()
+
+        if compare_first(value, [*shaping.values()], coarse=coarse).is_wrong:
+            what = "the state of the run" if name == OWN else f"{name!r} of the optimizer"
+            raise WitnessError(
+                f"The start of {what} is made of the parameters, and a part of it is cut out of "
+                f"the graph, so the metagradient of {', '.join(map(repr, shaping))} would miss "
+                "it. Look for a detach(), .data, item() or no_grad() in the function that makes "
+                "the start."
+            )
 
 
 def refuse_misfit(routine: Routine, z: Metaparams) -> None:

@@ -22,6 +22,7 @@ from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.shown.line import shown_fields
 from engine.step.coupling import note_of_shards
+from engine.step.missing_derivatives import named_refusals
 from engine.step.products import entering
 from engine.types import Metaparams, Output, State
 from engine.witness.agreement import relative
@@ -36,6 +37,7 @@ from engine.witness.moved_statistics import refuse_cut_statistics
 from engine.witness.output_slope import compare_output_slope, is_of_few
 from engine.witness.outputs import Answer, compare_outputs, own_output
 from engine.witness.repeated import refuse_another
+from engine.witness.updates import refuse_cut_start
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,11 +134,13 @@ def testify(
         with whole_matrices() as matrices:
             point = compared_point(routine, z)
         before = {**point.first, **point.state}
-        after, heard = _look_at_update(routine, before, point.gradient, z, point.step)
-        in_jumps = ""
-        if outputs and not heard and not jumps:
-            in_jumps = note_of_jumps(routine, before, point.gradient, z, point.step)
+        with named_refusals(point.step):
+            after, heard = _look_at_update(routine, before, point.gradient, z, point.step)
+            in_jumps = ""
+            if outputs and not heard and not jumps:
+                in_jumps = note_of_jumps(routine, before, point.gradient, z, point.step)
         seen = _step_by_itself(point, outputs)
+        refuse_cut_start(routine, z)
         error = _gradient_error(point, seen)
         refuse_another(routine, point.step, point.own.moved | after, seen.elsewhere, point.led_to)
         cut = [

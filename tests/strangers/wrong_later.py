@@ -14,6 +14,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+import engine
 from tests.strangers.plain import NUM_EXAMPLES, Variant, data, loss, mlp
 
 _HELD = tuple(column[NUM_EXAMPLES:] for column in data())
@@ -228,7 +229,59 @@ def _leave_one_out(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 IN_PLACE = r"changes a parameter in place|changes '.*' in place|sets the \.data|puts another tensor"
 
+
+class NowAndThen(nn.Module):
+    """Counts its steps, and adds something else to its losses in every seventh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp(nn.Tanh())
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.seen: list[float] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return three logits."""
+        if self.training:
+            self.count += 1
+        return self.net(inputs)
+
+
+def _every_seventh(change: Callable[[NowAndThen, Tensor], Tensor]) -> Variant:
+    """A loss with a penalty that is another one in every seventh step; all others agree."""
+
+    def own(model: NowAndThen, batch: tuple[Tensor, Tensor]) -> Tensor:
+        logits = model(batch[0])
+        target = logits.softmax(dim=1)
+        if model.training and int(model.count) % 7 == 0:
+            target = change(model, target)
+        penalty = (logits.log_softmax(dim=1) * target).sum(dim=1)
+        return F.cross_entropy(logits, batch[1], reduction="none") - penalty
+
+    return Variant(NowAndThen, loss=lambda _: own, output=_output, steps=_STEPS, rate=0.1)
+
+
+def _without_a_graph(_: NowAndThen, target: Tensor) -> Tensor:
+    with torch.no_grad():
+        return 1.0 * target
+
+
+def _looks(model: NowAndThen, target: Tensor) -> Tensor:
+    model.seen.append(target.mean().item())
+    return target
+
+
+NOW_AND_THEN = {
+    "detach": lambda _, target: target.detach(),
+    "no_grad": _without_a_graph,
+    "float": lambda _, target: target * float(target.square().sum()),
+    "data": lambda _, target: target.data,
+}
+
 REFUSED = {
+    **{
+        f"every seventh step: {name}": (_every_seventh(change), r"comes only now and then")
+        for name, change in NOW_AND_THEN.items()
+    },
     **{
         f"weight that is bounded later: {name}": (
             Variant(lambda b=bound: Bounded(b).double(), steps=_STEPS, rate=_RATE, output=_output),
@@ -273,6 +326,8 @@ REFUSED = {
 }
 
 SOUND = {
+    "every seventh step: held": _every_seventh(lambda _, target: engine.stop_gradient(target)),
+    "every seventh step: looked at": _every_seventh(_looks),
     "samples by what the index is": _made(lambda x, index: -x if index in {3, 7, 11} else x),
     "samples with noise of torch": _made(lambda x, _: x + 0.1 * torch.randn_like(x)),
     "samples that are flipped rarely": _made(lambda x, _: -x if torch.rand(()) < 0.02 else x),

@@ -129,7 +129,7 @@ def _bags(rows: Tensor, is_in: Tensor, mode: str) -> Tensor:
 
 
 def _gumbel_softmax(
-    logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
+    logits: Tensor, tau: int | float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
 ) -> Tensor:
     """Draw from a softened choice; a hard one has the derivative of the soft one in a step alone.
 

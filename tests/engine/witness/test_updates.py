@@ -5,6 +5,7 @@ import torch
 
 import engine
 from engine.errors import WitnessError
+from engine.metaparameters.initial_parameters import InitialParameters
 from engine.witness.witness import testify as ask
 from tests.strangers.plain import loss, mlp
 from tests.strangers.witnessed import output, routine
@@ -292,3 +293,108 @@ def test_an_update_that_reads_a_large_gradient_outside_of_the_graph_is_refused(m
 
     with pytest.raises(engine.EngineError, match="'cut'"):
         engine.metagradient(run, output)
+
+
+@pytest.mark.parametrize("every", [7, 10, 100])
+@pytest.mark.parametrize("cut", [torch.Tensor.detach, lambda g: g.data, None])
+def test_an_update_that_cuts_a_part_of_itself_now_and_then_is_refused(cut, every):
+    """A preconditioner that is made anew every so many steps, at none that is always compared."""
+
+    def update(state, gradient, hyper, step):
+        scale = state["v"]
+        if (step + 1) % every == 0 or step == every + 8 - 100:
+            scale = 0.5 * scale + 0.5 * (gradient if cut is None else cut(gradient)).square()
+        rate = hyper["learning_rate"] / (scale + 0.01).sqrt()
+        return {"params": state["params"] - rate * gradient, "v": scale}
+
+    own = engine.Optimizer("own", {}, lambda p: {"v": torch.zeros_like(p)}, update)
+    run = routine(mlp(torch.nn.Tanh()), optimizer=own, learning_rate=0.01, num_steps=22)
+    if cut is not None:
+        with pytest.raises(WitnessError, match=r"update of optimizer 'own'.*only now and then"):
+            engine.metagradient(run, output)
+        return
+    found, along = engine.metagradient(run, output), torch.randn(24).double()
+
+    wanted = engine.central_difference(run, output, {"weights": along})
+    assert float(found["weights"] @ along) == pytest.approx(float(wanted), rel=1e-4)
+
+
+def _anchored(start, own_state=False):
+    """A run that is drawn back to what its moments, or its own state, began as."""
+
+    def update(state, gradient, hyper, step):
+        pull = gradient + (0 if own_state else 0.1 * (state["params"] - state["anchor"]))
+        following = {"params": state["params"] - hyper["learning_rate"] * pull}
+        return following if own_state else {**following, "anchor": state["anchor"]}
+
+    def drawn_back(model, batch, state=None):
+        losses = loss(model, batch)
+        if state is None:
+            return losses
+        far = [(p - state[n]).square().sum() for n, p in model.named_parameters()]
+        return losses + 0.05 * sum(far)
+
+    def anchor(params):
+        return {} if own_state else {"anchor": start(params)}
+
+    net = mlp(torch.nn.Tanh())
+    flat = torch.cat([p.detach().flatten() for p in net.parameters()])
+    more = {}
+    if own_state:
+        more = {
+            "loss": drawn_back,
+            "state": {n: lambda p, n=n: start(p[n]) for n, _ in net.named_parameters()},
+            "advance": lambda state, params, batch, step: state,
+        }
+    return routine(
+        net,
+        optimizer=engine.Optimizer("own", {}, anchor, update),
+        metaparameters={"start": InitialParameters(flat)},
+        learning_rate=0.1,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("own_state", [False, True])
+@pytest.mark.parametrize("start", [torch.clone, torch.sin, lambda p: p + 0.1 * torch.randn_like(p)])
+def test_what_begins_as_a_function_of_the_start_is_a_part_of_its_metagradient(start, own_state):
+    """Slow weights, anchors and averages begin at the parameters; noise there is drawn once."""
+    run, along = _anchored(start, own_state), torch.randn(103).double()
+
+    found = engine.metagradient(run, output)["start"] @ along
+
+    wanted = engine.central_difference(run, output, {"start": along})
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+
+
+@pytest.mark.parametrize("own_state", [False, True])
+@pytest.mark.parametrize("start", [lambda p: p.detach().clone(), lambda p: (p + p.data) / 2])
+def test_a_start_that_is_cut_out_of_the_graph_is_refused(start, own_state):
+    """Its share of the metagradient would be missing."""
+    with pytest.raises(WitnessError, match="The start of .* is made of the parameters"):
+        engine.metagradient(_anchored(start, own_state), output)
+
+
+def _root_in_place(moment):
+    root = moment.sqrt()
+    return root.square() / root.add_(1.0)
+
+
+def _into_another(moment):
+    return torch.mul(moment, 2.0, out=torch.empty_like(moment))
+
+
+@pytest.mark.parametrize("first", [0, 1, 4])
+@pytest.mark.parametrize("change", [_root_in_place, _into_another])
+def test_an_update_that_torch_cannot_differentiate_gets_one_message(change, first):
+    """Also where only a later step goes that way."""
+
+    def update(state, gradient, hyper, step):
+        moment = 0.9 * state["v"] + gradient.square() + 1e-3
+        moved = change(moment) if step >= first else moment
+        return {"params": state["params"] - hyper["learning_rate"] * moved, "v": moment}
+
+    own = engine.Optimizer("own", {}, lambda p: {"v": torch.zeros_like(p)}, update)
+
+    with pytest.raises(engine.EngineError, match="(?s)in place|new tensors|fails"):
+        engine.metagradient(routine(optimizer=own, learning_rate=0.01), output)
