@@ -298,6 +298,9 @@ def _load_package(place: str) -> ModuleType:
         ) from error
     except Exception as error:
         raise ConfigurationError(_told(error, Path(place))) from error
+    top = sys.modules[place.partition(".")[0]]
+    if not getattr(top.__spec__, "has_location", False) and not hasattr(top, "__path__"):
+        return found  # Python's own, which is no file of its own
     now = package_digest(place)
     if _PACKAGES.setdefault(place.partition(".")[0], now) != now:
         raise ConfigurationError(
