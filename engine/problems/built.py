@@ -14,6 +14,7 @@ from engine.numerics.fingerprint import fingerprint
 from engine.problems.base import Problem
 from engine.problems.calls import call_problem
 from engine.problems.fits import check_baselines_fit, check_fits, smooths_labels
+from engine.problems.identity.configurations import configurations_of
 from engine.problems.identity.tried import identified
 from engine.problems.kept_code import at_hand
 from engine.problems.metaparameters import make_metaparameter
@@ -246,7 +247,8 @@ def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
     data, notes = data_set(problem, getattr(torch, recipe.training.dtype.value))
     check_baselines_fit(recipe, data)
     routine = _routine(recipe, problem, data, device)
-    start, own = _start(routine.model), own_digests(problem, routine)
+    start = _start(routine.model)
+    own = {**configurations_of(routine.model), **own_digests(problem, routine)}
     held_out = {name: data.splits[name].to(device) for name in SPLITS}
     chunk = _chunk(recipe, problem)
     output = problem.output or MeanLoss(problem.loss, held_out["objective"].batches(device), chunk)

@@ -5,3 +5,6 @@ BEHAVIOUR = "losses, updates or scores in a step that is tried"
 
 ELSEWHERE = "source outside of the recipe's folder"
 """Of modules elsewhere, see ``engine.problems.identity.elsewhere``."""
+
+CONFIGURATION = "configuration of the model"
+"""Of models of transformers, see ``engine.problems.identity.configurations``."""
