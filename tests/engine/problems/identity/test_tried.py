@@ -191,3 +191,15 @@ def test_trying_leaves_generators_and_the_model_as_they_were(tmp_path, monkeypat
     assert made.digests["initial parameters of the model"] == tuple(
         fingerprint(p.detach()) for p in (*made.routine.model.parameters(),)
     )
+
+
+def test_file_that_cannot_be_run_twice_stays_loaded(tmp_path, monkeypatch):
+    """It may register an operation of torch, which is refused the second time."""
+    write(tmp_path, 1.0, monkeypatch)
+    monkeypatch.delattr(torch, "own_once", raising=False)
+    once = "assert not hasattr(torch, 'own_once'), 'twice'\ntorch.own_once = True\nSCALE = 1.0"
+    recipe = own(tmp_path, headed(once))
+    before = build_problem(recipe).digests
+
+    assert build_problem(recipe, anew=True).digests == before
+    del torch.own_once
