@@ -14,6 +14,8 @@ from engine.numerics.fingerprint import fingerprint
 from engine.problems.base import Problem
 from engine.problems.calls import call_problem
 from engine.problems.fits import check_baselines_fit, check_fits, smooths_labels
+from engine.problems.identity.configurations import configurations_of
+from engine.problems.identity.tried import identified
 from engine.problems.kept_code import at_hand
 from engine.problems.metaparameters import make_metaparameter
 from engine.problems.own_examples import drawn_when_read
@@ -28,9 +30,9 @@ from engine.problems.scores import check_choice, mean_scores, unchanged
 from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
 from engine.progress.meter import doing
-from engine.recipes.code.user_code import raised
+from engine.recipes.code.user_code import raised, reload_file
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.problem_functions import names_code
+from engine.recipes.problem_functions import names_code, places_of
 from engine.routine.coupled_loss import CoupledLoss
 from engine.routine.diagnosis import HELD_OUT, told
 from engine.routine.outputs import MeanLoss
@@ -64,6 +66,8 @@ class BuiltProblem:
         digests: What has to be the same in every call of the problem's function, by its name.
         notes: What people should know of the problem, in sentences.
         unread: Settings of a recipe that nothing reads, because the problem has its own.
+        environment: Digest of what the bits of ``digests`` depend on besides; see
+            ``engine.problems.identity``.
     """
 
     data: DataSet
@@ -77,6 +81,7 @@ class BuiltProblem:
     digests: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     unread: frozenset[str] = frozenset()
+    environment: str = ""
 
     @property
     def kind(self) -> Metaparameter:
@@ -100,7 +105,9 @@ class BuiltProblem:
             }
 
 
-def build_problem(recipe: DescentRecipe, store: str | None = None) -> BuiltProblem:
+def build_problem(
+    recipe: DescentRecipe, store: str | None = None, *, anew: bool = False
+) -> BuiltProblem:
     """Call the function of a recipe's problem, and build the run around what it returns.
 
     The last two results are kept in memory, because every stage of a run asks for the same one.
@@ -108,12 +115,17 @@ def build_problem(recipe: DescentRecipe, store: str | None = None) -> BuiltProbl
     Args:
         recipe: Names the problem.
         store: fsspec URL of the run's store, where the source may lie (``workers.code``).
+        anew: Whether files and data are read once more, for another start in the same process.
 
     Raises:
         DataError: If the data cannot be read or do not fit the recipe.
         ConfigurationError: If the parts of the recipe do not fit together.
     """
     found = recipe if store is None else at_hand(recipe, store)
+    if anew:
+        _build.cache_clear()
+        for place in places_of(found.problem, found.arguments):
+            reload_file(place, found.folder)
     return _build(found.model_dump_json())
 
 
@@ -214,7 +226,8 @@ def _tried(recipe: DescentRecipe, built: BuiltProblem, split: str) -> dict[str, 
 def _build(settings: str) -> BuiltProblem:
     recipe = DescentRecipe.model_validate_json(settings)
     with doing("reading the data"):
-        return built(recipe, call_problem(recipe))
+        made = built(recipe, call_problem(recipe))
+        return identified(recipe, made)
 
 
 def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
@@ -234,7 +247,8 @@ def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
     data, notes = data_set(problem, getattr(torch, recipe.training.dtype.value))
     check_baselines_fit(recipe, data)
     routine = _routine(recipe, problem, data, device)
-    start, own = _start(routine.model), own_digests(problem, routine)
+    start = _start(routine.model)
+    own = {**configurations_of(routine.model), **own_digests(problem, routine)}
     held_out = {name: data.splits[name].to(device) for name in SPLITS}
     chunk = _chunk(recipe, problem)
     output = problem.output or MeanLoss(problem.loss, held_out["objective"].batches(device), chunk)

@@ -54,7 +54,7 @@ def sources(name: str, folder: str | None, arguments: dict[str, Any]) -> dict[st
         ConfigurationError: If there is no such source.
     """
     found: dict[str, str] = {}
-    for place in _places(name, arguments):
+    for place in places_of(name, arguments):
         found |= source_digests(place, folder)
     return found
 
@@ -68,13 +68,13 @@ def source_files(name: str, folder: str | None, arguments: dict[str, Any]) -> di
         ConfigurationError: If one is not there.
     """
     found: dict[str, Path] = {}
-    for place in _places(name, arguments):
+    for place in places_of(name, arguments):
         if place.endswith(".py"):
             found |= neighbours_of(place, folder)
     return found
 
 
-def _places(name: str, arguments: dict[str, Any]) -> list[str]:
+def places_of(name: str, arguments: dict[str, Any]) -> list[str]:
     """Return the files and modules that a recipe names: of its problem, and of a model."""
     named = [name] if ":" in name else []
     model = arguments.get("model")

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from engine.errors import CheckpointCorruptError, ConfigurationError, did_you_mean
 from engine.problems.kept_code import check_code, keep_code
@@ -29,6 +31,9 @@ from engine.storage.places import (
 from engine.storage.records import UNFORESEEN, read_record, write_record
 from engine.storage.safe_names import is_part
 
+if TYPE_CHECKING:  # it loads torch
+    from engine.problems.built import BuiltProblem
+
 Scores = dict[str, float]
 """``loss``, and ``accuracy`` for classifiers."""
 
@@ -49,6 +54,10 @@ class Stages(Document):
     """Stages that took more than one attempt."""
 
 
+_BEGUN: "WeakValueDictionary[int, BuiltProblem]" = WeakValueDictionary()
+"""Problems with which this process has begun a run. Another start reads files and data anew."""
+
+
 def begin_run(recipe: DescentRecipe, store: str) -> None:
     """Keep the settings of a run of any kind, so that it can be found and resumed by its name.
 
@@ -66,7 +75,11 @@ def begin_run(recipe: DescentRecipe, store: str) -> None:
     begin_start(store, run, datetime.now(UTC))
     content = recipe.model_dump(mode="json", exclude=set(OF_A_START))
     write_record(run_file(store, run, RECIPE), content)
-    note_data(store, run, build_problem(recipe.descent, store))
+    problem = build_problem(recipe.descent, store)
+    if _BEGUN.get(id(problem)) is problem:  # by an earlier start in this process
+        problem = build_problem(recipe.descent, store, anew=True)
+    _BEGUN[id(problem)] = problem
+    note_data(store, run, problem)
     keep_code(recipe.descent, store)
 
 

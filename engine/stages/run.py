@@ -7,7 +7,7 @@ from engine.planning.plan import settled
 from engine.problems.built import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
-from engine.stages.same_data import check_data
+from engine.stages.same_data import agrees, check_data
 from engine.storage.places import run_file, run_folder
 
 
@@ -29,9 +29,12 @@ class Run:
     def problem(self) -> BuiltProblem:
         """What the recipe stands for, on its device; see ``build_problem`` for what it raises.
 
-        It is compared with what the run began with, see ``engine.stages.same_data``.
+        It is compared with what the run began with, see ``engine.stages.same_data``. A worker that
+        has built it for an earlier start, with other data, builds it once more.
         """
         found = build_problem(self.recipe, self.store)
+        if not agrees(self.store, self.name, found):
+            found = build_problem(self.recipe, self.store, anew=True)
         check_data(self.store, self.name, found, self.recipe.problem)
         return found
 

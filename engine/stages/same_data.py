@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from engine.errors import ConfigurationError
+from engine.problems.identity.names import BEHAVIOUR
 from engine.recipes.settings import Document, digest
 from engine.storage.places import DATA, run_file
 from engine.storage.records import SMALL, read_records, write_record
@@ -24,8 +25,14 @@ if TYPE_CHECKING:  # whoever only shows runs loads no torch
 
 logger = logging.getLogger(__name__)
 
-_SAME: set[tuple[str, str]] = set()
-"""Runs, by the place of their note, that this process has found to agree, and with what."""
+_OF_BEHAVIOUR = (
+    "Its files are the same, so what they read is not: another file, a variable of the "
+    "environment, a module elsewhere. "
+)
+
+_TOLD: set[tuple[str, str]] = set()
+"""Finished runs, by the place of their note, of which this process has said that they have other
+data now, and which."""
 
 
 class BegunWith(Document):
@@ -39,6 +46,9 @@ class BegunWith(Document):
 
     torch: str
     """Version that drew initial parameters: another one may draw others."""
+
+    environment: str = ""
+    """Digest of where the behaviour was seen, whose bits are those of one environment."""
 
     finished: bool = False
     """Whether the run has finished with them."""
@@ -57,6 +67,16 @@ def note_finished(store: str, run: str) -> None:
         write_record(run_file(store, run, DATA), done.model_dump())
 
 
+def agrees(store: str, run: str, problem: "BuiltProblem") -> bool:
+    """Say whether an unfinished run began with these data, or has noted none.
+
+    Cost:
+        Reads one small file. Another start may have noted other data since the last look.
+    """
+    there = _read(store, run)
+    return there is None or there.finished or not _differing(there, _of(problem))
+
+
 def check_data(store: str, run: str, problem: "BuiltProblem", name: str) -> None:
     """Refuse data that are not those with which an unfinished run began.
 
@@ -68,42 +88,47 @@ def check_data(store: str, run: str, problem: "BuiltProblem", name: str) -> None
 
     Raises:
         ConfigurationError: Says what differs, and what to do.
-
-    Cost:
-        Reads one small file, once for each run and process.
     """
-    here = _of(problem)
-    known = (run_file(store, run, DATA), digest(here.model_dump()))
-    if known in _SAME:
+    here, there = _of(problem), _read(store, run)
+    differing = [] if there is None else _differing(there, here)
+    if there is None or not differing:
         return
-    there = _read(store, run)
-    if there is None:
-        return
-    differing = [
-        what
-        for what in sorted(here.digests.keys() | there.digests.keys())
-        if here.digests.get(what) != there.digests.get(what)
-        and (what == "examples" or here.torch == there.torch)
-    ]
-    if not differing:
-        _SAME.add(known)
-        return
+    hint = _OF_BEHAVIOUR if differing == [BEHAVIOUR] else ""
     what = " and ".join(f"{each}{_numbers(there, here, each)}" for each in differing)
     if there.finished:
-        logger.warning(
-            "Run %s has finished on other data: %s. Everything is computed anew on those of now, "
-            "and takes the place of its result. For a run beside it say --set name=...",
-            run,
-            what,
-        )
-        _SAME.add(known)
+        told = (run_file(store, run, DATA), digest(here.model_dump()))
+        if told not in _TOLD:
+            logger.warning(
+                "Run %s has finished on other data: %s. Everything is computed anew on those of "
+                "now, and takes the place of its result. For a run beside it say --set name=...",
+                run,
+                what,
+            )
+        _TOLD.add(told)
         return
     raise ConfigurationError(
-        f"The data of problem {name} are not those with which run {run} began: other {what}. Put "
-        "them back, on the workers too, to let it go on. To begin anew on those of now, start a "
-        f"run of another name (--set name=...), or free this one first: `mgd clean --run {run} "
-        "--grace 0s --yes`."
+        f"The data of problem {name} are not those with which run {run} began: other {what}. "
+        f"{hint}Put them back, on the workers too, to let it go on. To begin anew on those of now, "
+        f"start a run of another name (--set name=...), or free this one first: `mgd clean --run "
+        f"{run} --grace 0s --yes`."
     )
+
+
+def _differing(there: BegunWith, here: BegunWith) -> list[str]:
+    """Return what differs, by its name in messages; behaviour only where nothing else does."""
+    found = [
+        what
+        for what in sorted(here.digests.keys() | there.digests.keys())
+        if here.digests.get(what) != there.digests.get(what) and _is_comparable(what, here, there)
+    ]
+    return [what for what in found if what != BEHAVIOUR] or found
+
+
+def _is_comparable(what: str, here: BegunWith, there: BegunWith) -> bool:
+    if what == "examples":
+        return True
+    same = what != BEHAVIOUR or here.environment == there.environment
+    return same and here.torch == there.torch
 
 
 def _numbers(there: BegunWith, here: BegunWith, what: str) -> str:
@@ -124,6 +149,7 @@ def _of(problem: "BuiltProblem") -> BegunWith:
         sizes={name: len(examples) for name, examples in problem.data.splits.items()},
         digests={what: digest({"": found})[:32] for what, found in problem.digests.items()},
         torch=torch.__version__,
+        environment=problem.environment,
     )
 
 

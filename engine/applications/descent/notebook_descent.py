@@ -107,7 +107,7 @@ def notebook_descent(
             "of kind descent. Run this one with `mgd run`."
         )
     recipe = _changed(recipe, settings)
-    return _of_built(recipe, build_problem(recipe))
+    return _of_built(recipe, build_problem(recipe, anew=True))  # files may have been edited
 
 
 def _changed(recipe: DescentRecipe, settings: dict[str, Any]) -> DescentRecipe:

@@ -29,7 +29,7 @@ from engine.problems.saved.reading import (
 from engine.problems.scores import class_scores
 from engine.problems.splits import Examples
 from engine.problems.tables.groups import check_groups, groups_of
-from engine.problems.tables.labels import refuse_one_class
+from engine.problems.tables.labels import refuse_classes
 from engine.problems.tables.problem import TableColumns, rows_problem
 from engine.problems.texts.instructions import passages_problem
 from engine.problems.texts.learner import Models
@@ -74,7 +74,7 @@ def _pictures(
     (column,) = inputs
     labels = {name: list(map(str, plain(rows.table, label))) for name, rows in splits.items()}
     classes = sorted(set(labels["train"]))
-    refuse_one_class(classes, label)
+    refuse_classes(classes, label)
     examples = {}
     for name, rows in splits.items():
         strange = sorted(set(labels[name]) - set(classes))

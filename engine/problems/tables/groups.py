@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.errors import DataError
+from engine.problems.tables.alike import told_alike
 from engine.problems.tables.cells import is_missing
 from engine.problems.tables.labels import class_name
 from engine.recipes.metaparameters import GroupName
@@ -53,7 +54,8 @@ def groups_of(
     Raises:
         DataError: If a cell is no word, number or time.
     """
-    groups, notes = {}, []
+    groups: dict[str, list[str]] = {}
+    notes: list[str] = []
     for name, cells in columns.items():
         strange = next((each for each in cells if isinstance(each, list | dict | bytes)), None)
         if strange is not None:
@@ -63,6 +65,7 @@ def groups_of(
                 "column."
             )
         groups[name] = [MISSING if is_missing(each) else class_name(each) for each in cells]
+        notes += told_alike(groups[name], f"The column {name!r} of the groups")
         lost = sum(map(is_missing, cells))
         if lost:
             notes.append(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import DataError
+from engine.problems.tables.alike import refuse_alike
 from engine.problems.tables.cells import is_missing, number
 from engine.recipes.arguments.data import Target
 from engine.secret_urls import beginning
@@ -32,18 +33,21 @@ def labels(
     _refuse_missing(values, name, "")
     if target is Target.CLASS:
         classes = tuple(sorted({class_name(value) for value in values}))
-        refuse_one_class(classes, name)
+        refuse_classes(classes, name)
         return classes, (0.0, 1.0)
     numbers = _numbers(values, name, "")
     return (), (float(numbers.mean()), float(numbers.std()) or 1.0)
 
 
-def refuse_one_class(classes: Sequence[str], name: str) -> None:
-    """Refuse labels that are all the same: the loss would be 0 whatever is trained.
+def refuse_classes(classes: Sequence[str], name: str) -> None:
+    """Refuse labels that are all the same, and classes that nobody can tell apart.
+
+    The loss of a single class would be 0 whatever is trained.
 
     Raises:
-        DataError: If it is refused; names the class.
+        DataError: With the class, or the two that look alike.
     """
+    refuse_alike(classes, name)
     if len(classes) == 1:
         raise DataError(
             f"All training rows have the label {name}={classes[0]}, so there is nothing to tell "

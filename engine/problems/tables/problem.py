@@ -15,6 +15,7 @@ from engine.numerics.determinism import generator
 from engine.problems.base import Problem
 from engine.problems.scores import class_scores
 from engine.problems.splits import Examples
+from engine.problems.tables.alike import told_alike
 from engine.problems.tables.cells import Column, are_marked, fitted, is_missing, number
 from engine.problems.tables.files import read_table
 from engine.problems.tables.groups import check_groups, groups_of
@@ -209,9 +210,10 @@ def _predicting(unit: float) -> dict[str, Any]:
 
 
 def _numbers_among_words(columns: Sequence[Column]) -> list[str]:
-    """Say which columns are read as words although most of these are numbers."""
-    said = []
+    """Say which columns are read as words of which most are numbers, or two look the same."""
+    said: list[str] = []
     for column in columns:
+        said += told_alike(column.words, f"The column {column.name!r}")
         words = [word for word in column.words if not math.isfinite(number(word.strip()))]
         if words and 2 * len(words) < len(column.words):
             shown = ", ".join(map(repr, words[:_SHOWN])) + (", ..." if len(words) > _SHOWN else "")

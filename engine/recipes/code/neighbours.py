@@ -64,7 +64,7 @@ class Folder:
 
     def load(self) -> ModuleType:
         """Return the problem's file as a module, loaded at the first call."""
-        _FOLDERS[self.package] = self
+        self.keep()
         if self.package not in sys.modules:
             package = ModuleType(self.package)
             package.__path__ = [str(self.root)]
@@ -76,6 +76,10 @@ class Folder:
         except BaseException:
             self.forget()
             raise
+
+    def keep(self) -> None:
+        """Let modules of the package be found."""
+        _FOLDERS[self.package] = self
 
     def forget(self) -> None:
         """Forget what was loaded, for a file that could not be."""

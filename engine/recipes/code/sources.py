@@ -104,7 +104,21 @@ def _version(top: str) -> str:
 
 
 def _imported(path: Path, folder: Path) -> list[Path]:
-    """Return the files of a folder that one of its files imports, anywhere in that file."""
+    """Return the files of a folder that a file of it imports, wherever in the file it says so."""
+    names = imported_names(path, folder)
+    return [each for name in names if (each := file_in(name, folder)) is not None]
+
+
+def imported_names(path: Path, folder: Path) -> list[str]:
+    """Return what the import statements of a file may name as modules, by dots.
+
+    Args:
+        path: The file.
+        folder: From where relative imports are told.
+
+    Raises:
+        ConfigurationError: If it is no Python.
+    """
     found = []
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
@@ -115,7 +129,7 @@ def _imported(path: Path, folder: Path) -> list[Path]:
             if base is not None:
                 found += _prefixes(base) if base else []
                 found += [f"{base}.{alias.name}".strip(".") for alias in node.names]
-    return [each for name in found if (each := _file(name, folder)) is not None]
+    return found
 
 
 def parsed(path: Path) -> ast.Module:
@@ -163,12 +177,18 @@ def _prefixes(name: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
 
 
-def _file(name: str, folder: Path) -> Path | None:
+def file_in(name: str, folder: Path) -> Path | None:
+    """Return the file of a module in a folder, where it is called so; it may be a link.
+
+    Args:
+        name: By dots.
+        folder: Where it is looked for.
+    """
     top = name.partition(".")[0]
     if top == "engine" or (top in OF_THE_PROJECT and folder == PROJECT):
         return None
     base = folder.joinpath(*name.split("."))
     for path in (base.with_suffix(".py"), base / "__init__.py"):
         if path.is_file():
-            return path.resolve()
+            return path  # what a linked package imports is looked for beside the link
     return None

@@ -35,6 +35,9 @@ _LIBRARIES = tuple(
 )
 """Folders of installed modules, which are known by their version."""
 
+_PACKAGES: dict[str, dict[str, str]] = {}
+"""Digests of the packages that this process has loaded for a problem, as they were then."""
+
 _CALLED: ContextVar[tuple[str | None, frozenset[str]] | None] = ContextVar("called", default=None)
 """Folder of the recipe whose problem is being called, and the names of its digests."""
 
@@ -66,6 +69,54 @@ def neighbours_of(place: str, folder: str | None) -> dict[str, Path]:
     """
     path, beside = _path(place, folder), PurePosixPath(place).parent
     return {str(beside / name): file for name, file in files_of(path, path.parent).items()}
+
+
+def files_behind(place: str, folder: str | None) -> list[tuple[Path, Path]]:
+    """Return the files of a problem or a model, each with the folder of its neighbours.
+
+    Those of an installed package are none: it is known by its version.
+
+    Args:
+        place: ``my_file.py``, or ``package.module``, which is loaded.
+        folder: Where files are looked for; the working folder if none.
+
+    Raises:
+        ConfigurationError: If a file is not there.
+    """
+    if place.endswith(".py"):
+        path = _path(place, folder)
+        return [(each, path.parent) for each in files_of(path, path.parent).values()]
+    named = getattr(sys.modules.get(place), "__file__", None)
+    if named is None or in_library(named):
+        return []
+    path = Path(named)
+    root = path.parents[place.count(".") + (path.stem == "__init__")]
+    return [(each, root) for each in files_of(path, root).values()]
+
+
+def reload_file(place: str, folder: str | None) -> None:
+    """Run a file and its neighbours once more, for what they read when they are loaded.
+
+    One that cannot be run twice in a process, as it registers something there, stays as it was.
+
+    Args:
+        place: ``my_file.py``; modules of packages stay as they are.
+        folder: Where files are looked for; the working folder if none.
+    """
+    if not place.endswith(".py"):
+        return
+    path = _path(place, folder)
+    package = Folder.of(path, files_of(path, path.parent)).package
+    before = {n: each for n, each in sys.modules.items() if n.partition(".")[0] == package}
+    for name in before:
+        del sys.modules[name]
+    try:
+        _load_file(path)
+    except ConfigurationError:
+        if not before:
+            raise
+        Folder.of(path, files_of(path, path.parent)).keep()
+        sys.modules.update(before)
 
 
 def load_module(place: str, folder: str | None) -> ModuleType:
@@ -215,7 +266,7 @@ def _refuse_unseen(
         path = Path(file).resolve()
         if not path.is_file():  # torch has modules whose file is a name
             continue
-        if path.is_relative_to(root) and path not in files.values():
+        if path.is_relative_to(root) and path not in {each.resolve() for each in files.values()}:
             del sys.modules[name]
             if name in asked:
                 raise ConfigurationError(in_the_way(path, asked[name]))
@@ -232,13 +283,13 @@ def _forget(name: str, path: Path) -> None:
     top = module.partition(".")[0]
     if file is not None and top in OF_THE_PROJECT and Path(file).is_relative_to(PROJECT / top):
         return  # a neighbour called tasks is no reason to forget the tasks of this project
-    if file is not None and (Path(file).resolve() == path or not in_library(file)):
+    if file is not None and (Path(file).resolve() == path.resolve() or not in_library(file)):
         del sys.modules[module]
 
 
 def _load_package(place: str) -> ModuleType:
     try:
-        return importlib.import_module(place)
+        found = importlib.import_module(place)
     except ImportError as error:
         raise ConfigurationError(
             f"problem names the module {place}, which cannot be imported here "
@@ -247,6 +298,17 @@ def _load_package(place: str) -> ModuleType:
         ) from error
     except Exception as error:
         raise ConfigurationError(_told(error, Path(place))) from error
+    top = sys.modules[place.partition(".")[0]]
+    if not getattr(top.__spec__, "has_location", False) and not hasattr(top, "__path__"):
+        return found  # Python's own, which is no file of its own
+    now = package_digest(place)
+    if _PACKAGES.setdefault(place.partition(".")[0], now) != now:
+        raise ConfigurationError(
+            f"The package of {place} was edited or installed anew after this process has loaded "
+            "it, and Python keeps what it has loaded. Start the process anew: the command, the "
+            "notebook's kernel, the worker."
+        )
+    return found
 
 
 def _told(error: BaseException, path: Path, asked: Mapping[str, str] | None = None) -> str:

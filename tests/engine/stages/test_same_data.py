@@ -5,13 +5,14 @@ import logging
 import pytest
 import torch
 
+import engine
 from engine.errors import ConfigurationError
 from engine.problems.built import _build
 from engine.recipes.files import validate_recipe
 from engine.runs.run import begin_run
 from engine.stages import same_data
 from engine.stages.run import Run
-from engine.stages.same_data import note_finished
+from engine.stages.same_data import note_data, note_finished
 from engine.stages.training import initial_value, prepare
 from engine.storage.places import DATA
 from engine.storage.records import read_record, write_bytes, write_record
@@ -26,7 +27,7 @@ def another_process():
 
 def forgotten():
     _build.cache_clear()
-    same_data._SAME.clear()
+    same_data._TOLD.clear()
     yield
     _build.cache_clear()
 
@@ -160,3 +161,44 @@ def test_other_start_of_another_torch_is_no_other_data(version, agrees, tmp_path
     else:
         with pytest.raises(ConfigurationError, match=r"not those with which run"):
             prepare(Run(recipe, store))
+
+
+def test_another_start_in_a_process_reads_its_data_anew(tmp_path):
+    """What was built is kept for the stages of one start; the next one has the files of now."""
+    (tmp_path / "rows.csv").write_text(rows(40))
+    recipe, store = table(tmp_path), str(tmp_path / "store")
+    begin_run(recipe, store)
+    before = Run(recipe, store).problem.data.fingerprint
+    note_finished(store, Run(recipe, store).name)
+
+    (tmp_path / "rows.csv").write_text(rows(40, moved=0.5))
+    begin_run(recipe, store)
+
+    assert Run(recipe, store).problem.data.fingerprint != before
+
+
+def test_worker_that_stays_has_the_data_of_the_start_that_it_works_for(tmp_path):
+    """Another process has begun the run anew, and notes what it began with."""
+    (tmp_path / "rows.csv").write_text(rows(40))
+    recipe, store = table(tmp_path), str(tmp_path / "store")
+    begin_run(recipe, store)
+    before = Run(recipe, store).problem.data.fingerprint
+
+    (tmp_path / "rows.csv").write_text(rows(40, moved=0.5))
+    there = _build.__wrapped__(recipe.model_dump_json())
+    note_data(store, Run(recipe, store).name, there)
+
+    assert there.data.fingerprint != before
+    assert Run(recipe, store).problem.data.fingerprint == there.data.fingerprint
+
+
+def test_notebook_descends_on_the_rows_of_now(tmp_path):
+    """A table is edited, and the cell is run again."""
+    (tmp_path / "rows.csv").write_text(rows(40))
+    recipe = table(tmp_path)
+    before = engine.descend(recipe, outer={"num_steps": 1}).routine
+
+    (tmp_path / "rows.csv").write_text(rows(40, moved=0.5))
+    after = engine.descend(recipe, outer={"num_steps": 1}).routine
+
+    assert not torch.equal(before.examples[0], after.examples[0])

@@ -1,6 +1,8 @@
 """Metagradients through models of transformers, full and with adapters, against two oracles."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from engine import central_difference, metagradient, whole_run_gradient
 from engine.errors import ConfigurationError, DataError
 from engine.models.losses import IGNORED, per_example_cross_entropy
 from engine.problems.built import build_problem
+from engine.problems.identity.names import CONFIGURATION
 from engine.problems.texts.model import _pretrained
 from engine.problems.texts.packages import extra
 from engine.problems.texts.tokens import pretrained_tokenizer
@@ -50,6 +53,37 @@ def pretrained(tmp_path):
         tokenizer_object=inner._tokenizer, eos_token="!", bos_token="!"
     ).save_pretrained(folder)
     return folder
+
+
+EDITS = {
+    "epsilon of the norms": {"rms_norm_eps": 0.1},
+    "activation": {"hidden_act": "gelu"},
+    "base of the positions": {"rope_parameters": {"rope_theta": 10.0, "rope_type": "default"}},
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_edited_configuration_beside_the_same_weights_is_another_run(tmp_path, pretrained, edit):
+    """The parameters are the same to the bit, and the losses are others."""
+    recipe = instruction_recipe(tmp_path, pretrained)
+    one = build_problem(recipe, anew=True)
+    path = Path(pretrained) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | edit))
+    other = build_problem(recipe, anew=True)
+
+    state = one.routine.initial_state()
+    assert one.scores(state) != other.scores(state)  # or the test would say nothing
+    assert one.origin != other.origin
+    assert one.digests[CONFIGURATION] != other.digests[CONFIGURATION]
+
+
+def test_a_model_that_was_moved_is_the_same(tmp_path, pretrained):
+    """Where it lies is in the recipe; a worker may have it elsewhere."""
+    copied = shutil.copytree(pretrained, tmp_path / "elsewhere")
+    places = (pretrained, str(copied))
+    digests = [build_problem(instruction_recipe(tmp_path, each)).digests for each in places]
+
+    assert digests[0] == digests[1]
 
 
 def instruction_recipe(folder, pretrained, **language):

@@ -1,0 +1,1 @@
+"""What identifies a problem's code besides its files: what it computes, and modules elsewhere."""
