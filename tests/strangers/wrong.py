@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tests.strangers import (
     held_constant,
+    kept_of_forward,
     mapped_gradients,
     modes,
     own_backward,
@@ -247,6 +248,7 @@ REFUSED = {
     **modes.REFUSED,
     **held_constant.REFUSED,
     **own_backward.REFUSED,
+    **kept_of_forward.REFUSED,
     **mapped_gradients.REFUSED,
     **wrong_by_little.REFUSED,
     **wrong_later.REFUSED,
