@@ -20,7 +20,7 @@ from torch.nn.modules import module as _module
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import seeded
 from engine.routine.layout import Layout
-from engine.routine.module.node_hooks import hooks_of_nodes, in_gradients
+from engine.routine.module.backward.node_hooks import hooks_of_nodes, in_gradients
 
 Hook = Callable[[Tensor], Tensor | None]
 """What ``Tensor.register_hook`` takes: maps a gradient to another one, or to None to leave it."""

@@ -132,6 +132,9 @@ ALWAYS = {
     "held for steps by detach(): trained up to a step",
     "held for steps by detach(): by turns",
     "weight exchanged for a call: twice",
+    "weight exchanged for a call: set and penalized",
+    "weight exchanged for a call: registered and penalized",
+    *sound_more.REFUSED,
     "buffer that becomes an attribute",
 }
 """One of each kind runs always, all of them where every case is asked for (``-m exhaustive``)."""
