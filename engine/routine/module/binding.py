@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError, WitnessError
 from engine.numerics.determinism import PROCESS
-from engine.routine.module.closures import bind_hooks
+from engine.routine.module.closures import bind_hooks, call_as_written
 from engine.routine.module.gradient_hooks import gradient_hooks
 from engine.routine.module.operations import corrections
 from engine.routine.module.put_back import PutBack
@@ -59,6 +59,7 @@ def copied(
                 copies[name].register_hook(hook)
             vars(copies[name]).update(vars(parameter))
         bind_hooks(model, duplicate, reader)
+        call_as_written(duplicate)
         return duplicate
 
 

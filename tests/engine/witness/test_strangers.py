@@ -47,6 +47,7 @@ ALWAYS = {
     "checkpoint",
     "checkpoint with batch norm",
     "checkpoint, selective",
+    "compiled: wrapped",
     "frozen batch norm by train()",
     "ghost batch norm with statistics for each",
     "hook that clips",
