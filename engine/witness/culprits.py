@@ -16,8 +16,8 @@ from engine.witness.lines import cuts
 
 _NOBODY = (
     "The fault is in no module by itself: look in the loss, in the forward passes and in a hook "
-    "that they register for a detach() or .data, for a hook of a node of the graph "
-    "(grad_fn.register_hook) and for a custom backward, whose own derivative autograd does not see"
+    "that they register for a detach() or .data, and for a custom backward, whose own derivative "
+    "autograd does not see"
 )
 """Where to look when no module is to blame, and no line."""
 
@@ -31,9 +31,9 @@ _HELD = (
 
 _OWN = (
     "Write its backward pass with differentiable operations of the gradients that it is given and "
-    "of ctx.saved_tensors, which are inputs or outputs of the forward pass: what it computed "
-    "between them has no graph. And without detach(), and without autograd.grad() of what was "
-    "detached before"
+    "of what the forward pass keeps in ctx, as tensors: ctx.save_for_backward(x, y) or ctx.y = y, "
+    "also in a list or a dict, made by operations of torch from the arguments and without item(). "
+    "And without detach(), and without autograd.grad() of what was detached before"
 )
 """The remedy for a backward pass that a user wrote."""
 

@@ -217,7 +217,8 @@ def compare_loss(routine: Routine, here: Here) -> tuple[float | None, str]:
     if not found.error <= LIMIT:  # NaN too: nothing was learned of it, and the result says so
         return None, (
             "The second derivative was not compared: finite differences do not settle, as where "
-            "the loss has kinks or is not finite."
+            "the loss has kinks, bends too strongly (many normalizations of few numbers each) or "
+            "is not finite."
         )
     return found.error, ""
 

@@ -73,8 +73,8 @@ def not_settled(what: str, found: Curvature) -> str:
     if found.error <= FIRST_LIMIT:
         return ""
     return (
-        f"{what} was not compared: finite differences do not settle, as where it has kinks or is "
-        "not finite."
+        f"{what} was not compared: finite differences do not settle, as where it has kinks, bends "
+        "too strongly (many normalizations of few numbers each) or is not finite."
     )
 
 

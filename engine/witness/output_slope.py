@@ -75,7 +75,7 @@ def compare_output_slope(
             f"part of it is cut out of the graph{_lines(routine, output, state)}. Look for a "
             "detach(), .data, item(), numpy() or no_grad() in the output, or in what the model "
             "computes in evaluation mode, and for a backward pass that you define yourself "
-            "(grad_fn.register_hook, a custom function). Compute all of the output from the "
+            "(a custom function). Compute all of the output from the "
             "model's parameters, or leave that part out."
         )
     if not found.error <= limit:  # NaN too: nothing was learned of it, and the result says so

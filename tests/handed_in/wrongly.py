@@ -120,12 +120,6 @@ def values(make):
     return {"make": make}
 
 
-def compiled_inside():
-    model = routines.mlp()
-    model[0].compile()
-    return model
-
-
 def scheduler():
     optimizer = torch.optim.SGD(routines.mlp().parameters(), lr=0.1)
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
@@ -186,10 +180,6 @@ REFUSED = {
     "state dict": ({"model": routines.mlp().state_dict()}, "Hand in a torch.nn.Module"),
     "compiled": (
         values(lambda: run(model=torch.compile(routines.mlp()))),  # importing it takes seconds
-        r"Routine\(compile=True\)",
-    ),
-    "compiled inside": (
-        values(lambda: run(model=compiled_inside())),
         r"Routine\(compile=True\)",
     ),
     "lazy": ({"model": nn.Sequential(nn.LazyLinear(3))}, "Call the model once"),

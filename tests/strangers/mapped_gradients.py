@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.graph import GradientEdge, Node
 
 from tests.strangers.plain import Variant, mlp
 
@@ -171,6 +172,18 @@ class Adversary(nn.Module):
         return self.labels(hidden) + domains[:, :1]
 
 
+class Counting:
+    """Scales gradients, by another number at each call."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        """Count, and scale."""
+        self.calls += 1
+        return gradient * (1 + 0.1 * (self.calls % 7))
+
+
 def hooked(change: Callable[[Tensor], Tensor | None]) -> Change:
     """Return the identity, with a hook."""
 
@@ -195,12 +208,54 @@ def with_backward_hook(which: int, kind: str) -> nn.Module:
     return net
 
 
-def by_a_node(hidden: Tensor) -> Tensor:
-    """Hook a node of the graph, which torch lets nobody see."""
-    hidden = 1.0 * hidden
-    if hidden.grad_fn is not None:
-        hidden.grad_fn.register_hook(lambda inputs, _: (-inputs[0], *inputs[1:]))
-    return hidden
+def by_a_node(change: Change, kind: str = "after") -> Change:
+    """Return the identity, with a hook of its node or of the one before it."""
+
+    def operation(hidden: Tensor) -> Tensor:
+        hidden = 1.0 * hidden.sin()
+        node: Any = hidden.grad_fn
+        if node is None:
+            return hidden
+        if kind == "before":
+            node.register_prehook(lambda outer: (change(outer[0]),))
+        elif kind == "of the node before":
+            node.next_functions[0][0].register_hook(lambda inner, _: (change(inner[0]),))
+        elif kind == "taken away":
+            node.register_hook(lambda inner, _: (0 * inner[0],)).remove()
+        else:
+            node.register_hook(lambda inner, _: (change(inner[0]), *inner[1:]))
+        return hidden
+
+    return operation
+
+
+def by_an_edge(hidden: Tensor) -> Tensor:
+    """Take a derivative by an edge of the graph, whose node torch wants as it is."""
+    hidden = 1.0 * hidden.sin()
+    node: Any = hidden.grad_fn
+    if node is None:
+        return 1 + 2 * hidden
+    assert isinstance(node, Node)
+    assert node.name() == "MulBackward0"
+    edge = GradientEdge(node, 0)
+    return 1 + torch.autograd.grad((hidden * hidden).sum(), [edge], create_graph=True)[0]
+
+
+class Followed(nn.Module):
+    """Keeps an average, and has a hook of a node beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(10))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Take the average away."""
+        if self.training:
+            with torch.no_grad():
+                now = hidden.mean(0)
+                assert now.grad_fn is None
+                self.mean.mul_(0.9).add_(now, alpha=0.1)
+        return by_a_node(lambda g: g * g.abs())(hidden - self.mean)
 
 
 def _own() -> dict[str, Change]:
@@ -257,6 +312,17 @@ SOUND = {
     "mapped gradient: with momentum": Variant(
         lambda: Through(Itself.apply).double(), momentum=0.9, rate=0.1
     ),
+    **{
+        f"mapped gradient: a node's hook, {kind}": Variant(
+            lambda k=kind: Through(by_a_node(lambda g: g * g.abs() - g, k)).double()
+        )
+        for kind in ("after", "before", "of the node before", "taken away")
+    },
+    "mapped gradient: an edge of the graph": Variant(lambda: Through(by_an_edge).double()),
+    "mapped gradient: a node's hook beside a buffer": Variant(lambda: mlp(nn.Tanh(), Followed())),
+    "mapped gradient: a node's hook in shards": Variant(
+        lambda: Through(by_a_node(lambda g: g * g.abs())).double(), shards=2
+    ),
     "mapped gradient: in shards": Variant(
         lambda: Through(hooked(lambda g: g * g.abs())).double(), shards=2
     ),
@@ -264,13 +330,17 @@ SOUND = {
 """Right: a product with the derivative of a gradient sees the value alone."""
 
 REFUSED = {
-    "mapped gradient: a node's hook": (
-        Variant(lambda: Through(by_a_node).double()),
-        "derivative.*grad_fn.register_hook",
+    "mapped gradient: detached in a node's hook": (
+        Variant(lambda: Through(by_a_node(lambda g: g * g.detach().abs())).double()),
+        r"second derivative.*detach\(\) at .*mapped_gradients.py",
+    ),
+    "mapped gradient: a node's hook that counts": (
+        Variant(lambda: Through(by_a_node(Counting())).double()),
+        "reads or changes something",
     ),
     "mapped gradient: detached in the hook": (
         Variant(lambda: Through(hooked(lambda g: g * g.detach().abs())).double()),
         r"second derivative.*detach\(\) at .*mapped_gradients.py",
     ),
 }
-"""What torch shows nobody, or what lacks a derivative of its own."""
+"""What lacks a derivative of its own, or is another function at every call."""

@@ -177,8 +177,15 @@ CUT: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         r"second derivative",
     ),
     "marked once_differentiable": (
-        function(_same, once_differentiable(lambda _, g: -g)),
+        function(_same, once_differentiable(lambda _, g: torch.from_numpy(-g.numpy()))),
         r"Leave @once_differentiable out",
+    ),
+    "marked once_differentiable, detached": (
+        function(
+            _saving(torch.square),
+            once_differentiable(lambda ctx, g: 2 * g * ctx.saved_tensors[0].detach()),
+        ),
+        r"custom function Own.* is marked @once_differentiable.*difference quotients",
     ),
 }
 """Backward passes that are no functions of what they read, as far as autograd knows."""

@@ -1,6 +1,7 @@
 """Layers and operations of torch in strangers' runs, each of them right."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,27 @@ class AlwaysTraining(nn.Sequential):
         return self
 
 
+class Compiled(nn.Module):
+    """Layers the last of which are compiled, in one of the ways that torch has."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.first, self.rest = nn.Linear(6, 8), nn.Sequential(nn.Tanh(), nn.Linear(8, 3))
+        if how == "wrapped":
+            self.rest: Any = torch.compile(self.rest, backend="aot_eager")
+        else:
+            (self if how == "whole" else self.rest).compile(backend="aot_eager")
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Call the layers."""
+        return self.rest(self.first(inputs))
+
+
 LAYERS: dict[str, Variant] = {
+    **{
+        f"compiled: {how}": Variant(lambda h=how: Compiled(h).double())
+        for how in ("wrapped", "in place", "whole")
+    },
     "eval() that is training": Variant(
         lambda: AlwaysTraining(
             nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 3)

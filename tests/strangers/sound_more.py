@@ -242,6 +242,45 @@ class Exchanged(nn.Module):
         return self.last(hidden + self._once(-inputs).square() if self.twice else hidden)
 
 
+def by_registering(layer: nn.Module, weight: Tensor) -> None:
+    """Put a weight back as the parameter that it was."""
+    del layer.weight
+    layer.register_parameter("weight", weight)  # pyright: ignore[reportArgumentType] (it was one)
+
+
+def by_setting(layer: nn.Module, weight: Tensor) -> None:
+    """Put a weight back where it was."""
+    del layer.weight
+    layer.weight = weight
+
+
+class Swapped(nn.Module):
+    """Two layers whose weights are exchanged with one another, for a call or for good."""
+
+    def __init__(self, put: Callable[[nn.Module, Tensor], None] | None) -> None:
+        super().__init__()
+        self.first, self.one, self.other = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.last, self.put = nn.Linear(8, 3), put
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Call the layers with each other's weights."""
+        one, other = self.one.weight, self.other.weight
+        by_setting(self.one, other / other.norm())
+        by_setting(self.other, one)
+        hidden = torch.tanh(self.other(torch.tanh(self.one(torch.tanh(self.first(inputs))))))
+        # While they are exchanged, one of them is no parameter.
+        found = self.last(hidden) * (1 + 0.01 * sum(p.norm() for p in self.parameters()))
+        if self.put is not None:
+            self.put(self.one, one)
+            self.put(self.other, other)
+        return found
+
+
+def penalized(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """A loss that asks for the parameters after the forward pass."""
+    return loss(net, batch) + 0.01 * sum(p.square().sum() for p in net.parameters())
+
+
 class MadeByAnother(nn.Module):
     """A frozen layer whose weight a learned one makes, as of a hypernetwork."""
 
@@ -290,6 +329,15 @@ SOUND: dict[str, Variant] = {
     "weight exchanged for a call: twice": Variant(
         lambda: Exchanged(lambda weight, _: weight / weight.norm(), twice=True).double()
     ),
+    **{
+        f"weight exchanged for a call: {name} and penalized": Variant(
+            lambda p=put: Swapped(p).double(), loss=lambda _: penalized
+        )
+        for name, put in {"set": by_setting, "registered": by_registering}.items()
+    },
+    "weight exchanged for a call: halved and penalized": Variant(
+        lambda: Exchanged(lambda weight, _: 0.5 * weight).double(), loss=lambda _: penalized
+    ),
     "weight exchanged for a call: of a frozen layer": Variant(lambda: MadeByAnother().double()),
     "buffer that becomes an attribute": Variant(lambda: SetAnew().double()),
     "graph as a sparse buffer": Variant(lambda: Graph(torch.sparse_coo).double()),
@@ -319,4 +367,19 @@ SOUND: dict[str, Variant] = {
     ),
     "called in the profiler": Variant(mlp, context=torch.profiler.profile),
     "derivative inside the loss, in a graph that is there": DERIVED,
+}
+
+REFUSED: dict[str, tuple[Variant, str]] = {
+    "weights that are exchanged for good": (
+        Variant(lambda: Swapped(None).double(), loss=lambda _: penalized),
+        "puts another tensor in the place of the parameter",
+    ),
+    "weight that is put back as another one": (
+        Variant(
+            lambda: Swapped(
+                lambda layer, weight: by_registering(layer, nn.Parameter(1.01 * weight.detach()))
+            ).double(),
+        ),
+        "puts another tensor in the place of the parameter",
+    ),
 }

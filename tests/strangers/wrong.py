@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from tests.strangers import (
     held_constant,
+    kept_of_forward,
     mapped_gradients,
     modes,
     own_backward,
+    sound_more,
     wrong_by_little,
     wrong_later,
     wrong_outputs,
@@ -247,6 +249,8 @@ REFUSED = {
     **modes.REFUSED,
     **held_constant.REFUSED,
     **own_backward.REFUSED,
+    **sound_more.REFUSED,
+    **kept_of_forward.REFUSED,
     **mapped_gradients.REFUSED,
     **wrong_by_little.REFUSED,
     **wrong_later.REFUSED,

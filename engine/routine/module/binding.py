@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError, WitnessError
 from engine.numerics.determinism import PROCESS
-from engine.routine.module.closures import bind_hooks
+from engine.routine.module.closures import bind_hooks, call_as_written
 from engine.routine.module.gradient_hooks import gradient_hooks
 from engine.routine.module.operations import corrections
+from engine.routine.module.put_back import PutBack
 from engine.routine.module.stop_gradient import PASSES
 from engine.torch_modes import FunctionMode
 
@@ -58,6 +59,7 @@ def copied(
                 copies[name].register_hook(hook)
             vars(copies[name]).update(vars(parameter))
         bind_hooks(model, duplicate, reader)
+        call_as_written(duplicate)
         return duplicate
 
 
@@ -218,8 +220,10 @@ class Binding:
         self._others: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
         self._attributes: dict[str, dict[str, Any]] = {}
         self._own: dict[str, list[Any]] = {}
+        self._now: dict[str, Tensor | None] = {}
         self._depth = 0
-        self._corrections = corrections(model)
+        put_back = PutBack(self._put_back, self._is_standing)
+        self._corrections = [*corrections(model), lambda: put_back]
         self._in_force = ExitStack()
         self._block = _Kept(self)
         names: dict[int, str] = {}
@@ -275,6 +279,7 @@ class Binding:
                 for (kept, key), tensor in zip(self._slots[name], tensors, strict=True):
                     kept[key] = tensor
             self._own.clear()
+            self._now.clear()
             if self._modes is not None:
                 self._modes.train()
 
@@ -290,6 +295,8 @@ class Binding:
             if attributes and name in attributes and tensor is not None:
                 vars(tensor).update(attributes[name])
             self._take_back(name)
+            if isinstance(own[name][0], nn.Parameter):
+                self._now[name] = tensor
             for kept, key in slots:
                 kept[key] = tensor
 
@@ -301,6 +308,23 @@ class Binding:
                 kept[key] = registered.pop(key)
             elif key in attributes and key not in kept:
                 kept[key] = attributes.pop(key)
+
+    def _put_back(self) -> None:
+        """Let bound parameters be parameters that lie among the attributes of a module."""
+        standing = {id(tensor) for tensor in self._now.values()}
+        for name in self._now:
+            for (kept, key), (_, attributes) in zip(
+                self._slots[name], self._others[name], strict=True
+            ):
+                if key in attributes and key not in kept and id(attributes[key]) in standing:
+                    kept[key] = attributes.pop(key)
+
+    def _is_standing(self, module: nn.Module, key: str, tensor: object) -> bool:
+        """Say whether a bound parameter may be registered under this name of a module."""
+        places = (place for name in self._now for place in self._slots[name])
+        return any(tensor is each for each in self._now.values()) and any(
+            kept is module._parameters and place == key for kept, place in places
+        )
 
     @contextmanager
     def holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:

@@ -132,3 +132,12 @@ def _parts(value: Any) -> Iterator[Any]:  # noqa: ANN401 (any object)
         yield from (v for m in value.modules() for k, v in vars(m).items() if not k.startswith("_"))
     elif hasattr(value, "__dict__") and not isinstance(value, type | ModuleType):
         yield from vars(value).values()
+
+
+def call_as_written(duplicate: nn.Module) -> None:
+    """Let a copy call as it is written what was compiled: a compiled graph has one derivative."""
+    for module in duplicate.modules():
+        if "_orig_mod" in module._modules:  # of torch.compile
+            module.forward = module.get_submodule("_orig_mod").__call__
+        if getattr(module, "_compiled_call_impl", None) is not None:  # of module.compile()
+            module._compiled_call_impl = None

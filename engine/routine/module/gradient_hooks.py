@@ -10,7 +10,7 @@ product with the derivative of that gradient therefore ignores it. Custom functi
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.nn.modules import module as _module
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import seeded
 from engine.routine.layout import Layout
-from engine.routine.module.stop_gradient import PASSES
+from engine.routine.module.backward.node_hooks import hooks_of_nodes, in_gradients
 
 Hook = Callable[[Tensor], Tensor | None]
 """What ``Tensor.register_hook`` takes: maps a gradient to another one, or to None to leave it."""
@@ -98,18 +98,8 @@ _calling: Any = _module
 _TorchHook: Any = _calling.BackwardHook  # by the name that a call of a module reads
 
 
-def _in_gradients(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a hook that products pass by."""
-
-    @wraps(hook)
-    def called(*args: Any) -> Any:  # noqa: ANN401 (as the hook)
-        return None if PASSES.is_product else hook(*args)
-
-    return called
-
-
 def _register_hook(self: Tensor, hook: Hook) -> Any:  # noqa: ANN401 (torch's handle)
-    return _torch_hook(self, _in_gradients(hook))
+    return _torch_hook(self, in_gradients(hook))
 
 
 class _BackwardHook(_TorchHook):
@@ -121,29 +111,31 @@ class _BackwardHook(_TorchHook):
         hooks: Sequence[Callable[..., Any]],
         before: Sequence[Callable[..., Any]],
     ) -> None:
-        super().__init__(module, [*map(_in_gradients, hooks)], [*map(_in_gradients, before)])
+        super().__init__(module, [*map(in_gradients, hooks)], [*map(in_gradients, before)])
 
 
 class hooks_of_gradients(AbstractContextManager[None]):
-    """Let products pass by the hooks of tensors and modules inside the block.
+    """Let products pass by the hooks of tensors, nodes and modules inside the block.
 
     Those of tensors that are registered there, and those of modules that are called there, whoever
     registered them when; hooks of all modules are among them.
     """
 
     def __init__(self) -> None:
-        self._is_outermost = False
+        self._is_outermost, self._nodes = False, hooks_of_nodes()
 
     def __enter__(self) -> None:
         self._is_outermost = Tensor.register_hook is _torch_hook
         if self._is_outermost:
             Tensor.register_hook = _register_hook  # pyright: ignore[reportAttributeAccessIssue] (a method of torch's)
             _calling.BackwardHook = _BackwardHook
+            self._nodes.__enter__()
 
     def __exit__(self, *_: object) -> None:
         if self._is_outermost:
             Tensor.register_hook = _torch_hook
             _calling.BackwardHook = _TorchHook
+            self._nodes.__exit__()
 
 
 def backward_hooks(model: nn.Module) -> Callable[[], AbstractContextManager[Any]] | None:
@@ -167,5 +159,5 @@ def _passed_by(held: list[dict[int, Callable[..., Any]]]) -> Iterator[None]:
     with ExitStack() as stack:
         for hooks in held:
             stack.callback(hooks.update, dict(hooks))
-            hooks.update({key: _in_gradients(hook) for key, hook in hooks.items()})
+            hooks.update({key: in_gradients(hook) for key, hook in hooks.items()})
         yield

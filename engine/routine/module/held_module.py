@@ -20,8 +20,8 @@ from engine.routine.module.calls import Calls
 from engine.routine.module.carried import Carrying
 from engine.routine.module.counters import COUNTERS
 from engine.routine.module.gradient_hooks import Hook, gradient_hooks, hooked
-from engine.routine.module.graphs import wants_a_graph, without_graph
 from engine.routine.module.kept_tensors import refuse_stand_in
+from engine.routine.module.seen_graph import wants_a_graph, without_graph
 from engine.routine.module.unheld import Unheld, refuse_written
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, Own, OwnState, takes

@@ -164,7 +164,7 @@ def _refuse_wrappers(given: nn.Module) -> None:
         words = (
             f"{name!r} ({type(module).__name__})" if name else f"model ({type(module).__name__})"
         )
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+        if not name and "_orig_mod" in module._modules:  # whose names are others than the module's
             raise ConfigurationError(
                 f"{words} is compiled, and a compiled graph cannot be differentiated twice. Hand "
                 "in the module as it was before torch.compile (model._orig_mod), and let the "

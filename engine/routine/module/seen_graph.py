@@ -2,7 +2,8 @@
 
 While a step is traced, values that the module took out of the graph are still in it. Code that asks
 whether a tensor requires a gradient would then take another branch, or fail an assertion. So it
-gets the answer that torch would give without the engine.
+gets the answer that torch would give without the engine. And what a call asks of the graph of its
+caller: whether it needs one, and results without it.
 """
 
 from collections.abc import Callable, Iterable
@@ -134,3 +135,17 @@ def copied_values(data: Any, stopped: Any) -> Tensor | None:  # noqa: ANN401 (wh
         for each in data
     ]
     return torch.stack(parts)
+
+
+def without_graph(found: Any) -> Any:  # noqa: ANN401 (whatever a function returns)
+    """Return what a function has returned, its tensors as constants."""
+    return tree_map(lambda part: part.detach() if isinstance(part, Tensor) else part, found)
+
+
+def wants_a_graph(error: BaseException | None) -> bool:
+    """Say whether torch missed a graph: in an error, or in the one that it was raised for."""
+    while error is not None:
+        if isinstance(error, RuntimeError) and "not require grad" in str(error):
+            return True
+        error = error.__cause__
+    return False

@@ -21,7 +21,7 @@ AS_FLOAT32 = {"weights as a list", "z as a list", "table"}
 """A list of Python's numbers becomes float32, as everywhere in torch."""
 
 
-COMPILED = {"compiled", "compiled inside"}
+COMPILED = {"compiled"}
 """Importing the compiler takes ten seconds."""
 
 REFUSALS = [

@@ -147,9 +147,9 @@ class Once(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        """Multiply by the slope."""
+        """Multiply by the slope, where autograd does not see it."""
         (values,) = ctx.saved_tensors
-        return 2 * values * gradient
+        return torch.from_numpy(2 * values.numpy() * gradient.numpy())
 
 
 class Constant(torch.autograd.Function):
@@ -158,13 +158,13 @@ class Constant(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values):
         """Keep the values."""
-        ctx.values = values.detach()
+        ctx.save_for_backward(values)
         return values**3 + values
 
     @staticmethod
     def backward(ctx, gradient):
         """Multiply by the slope."""
-        return (3 * ctx.values**2 + 1) * gradient
+        return (3 * ctx.saved_tensors[0].detach() ** 2 + 1) * gradient
 
 
 def _count(module, hidden: Tensor) -> Tensor:

@@ -10,6 +10,9 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 from torch.utils._pytree import tree_leaves
 
+CALL = "engine_call"
+"""What a node of the graph holds: the call that made it."""
+
 _SAMPLE = 64
 """Numbers of a result that are compared with those of another call."""
 
@@ -42,7 +45,8 @@ class Call:
         tensors = [each for each in tree_leaves(list(args)) if isinstance(each, Tensor)]
         # Aliases, and not what was given: a graph that its own node holds would never be freed.
         self._given = [(each.detach(), each._version) for each in tensors]
-        self.args = [_held(arg, copies=copies) for arg in args]
+        self._linked = [_held(arg, copies=copies) for arg in args]
+        self.args = [each.detach() if _is_tensor(each) else each for each in self._linked]
         self._copied = copies
         self._read: list[tuple[Tensor, int]] = []
         self._devices = {each.device for each in tensors if each.is_cuda}
@@ -65,6 +69,11 @@ class Call:
         self._results = [_sample(each) for each in results]
         return writes
 
+    def linked(self) -> list[Any]:
+        """Return what it was called with, in the graph where it came from, to be called again."""
+        pairs = zip(self._linked, self.needs, strict=True)
+        return [each.clone() if needed else _copied(each) for each, needed in pairs]
+
     def is_changed(self) -> bool:
         """Say whether what is held of its arguments has been written into since."""
         return any(each._version != was for each, was in self._read)
@@ -73,15 +82,23 @@ class Call:
         """Say whether these are, up to rounding, what the call has returned."""
         with torch._C.DisableTorchFunction():
             found = [_sample(each) for each in results]
-        return len(found) == len(self._results) and all(map(_is_close, found, self._results))
+        return len(found) == len(self._results) and all(map(is_close, found, self._results))
 
-    def again(self, args: Sequence[Any], *, graph: bool, own: bool = True) -> tuple[Any, ...]:
+    def again(
+        self,
+        args: Sequence[Any],
+        *,
+        graph: bool,
+        own: bool = True,
+        context: FunctionCtx | None = None,
+    ) -> tuple[Any, ...]:
         """Call the forward pass with the same draws ahead, and return its results.
 
         Args:
             args: Arguments in place of those that it was called with.
             graph: Whether to record one, where torch calls a forward pass without.
             own: Whether to compute in the formats of the call, below ``autocast`` if it was.
+            context: What it keeps for its backward pass is put into; left out, nobody asks.
         """
         kind, is_cast, dtype = self._autocast
         with (
@@ -93,8 +110,10 @@ class Call:
         ):
             if self.function.setup_context != _NO_CONTEXT:
                 found = self.function.forward(*args)
+                if context is not None:
+                    self.function.setup_context(context, tuple(args), found)
             else:
-                ctx: Any = FunctionCtx()
+                ctx: Any = FunctionCtx() if context is None else context
                 ctx.needs_input_grad = self.needs
                 found = self.function.forward(ctx, *args)
         return found if isinstance(found, tuple) else (found,)
@@ -126,12 +145,17 @@ _AppliedBy: Any = torch.autograd.function._SingleLevelFunction
 
 
 def _held(arg: Any, *, copies: bool) -> Any:  # noqa: ANN401 (whatever a function takes)
-    """Return an argument without its graph, and out of reach of those who write into it later."""
+    """Return an argument in its graph, and out of reach of those who write into it later."""
     if not isinstance(arg, Tensor):
         return arg
-    found = arg.detach()
-    # Parameters are parts of a vector, and nobody writes into them within a step.
-    return found.clone() if copies or not (arg.is_leaf or arg._is_view()) else found
+    # Parameters are parts of a vector, and nobody writes into them within a step. A part of an
+    # activation may be written into, and would then hold the graph of its own call for ever.
+    is_parameter = arg.is_leaf or (arg._is_view() and arg._base is not None and arg._base.is_leaf)
+    return arg.clone() if copies or not is_parameter else arg
+
+
+def _copied(arg: Any) -> Any:  # noqa: ANN401 (likewise)
+    return arg.detach().clone() if isinstance(arg, Tensor) else arg
 
 
 def _is_tensor(value: object) -> bool:
@@ -152,7 +176,8 @@ def _sample(value: Any) -> Tensor | None:  # noqa: ANN401 (whatever a function r
     return torch.take(value.detach(), places)
 
 
-def _is_close(one: Tensor | None, other: Tensor | None) -> bool:
+def is_close(one: Tensor | None, other: Tensor | None) -> bool:
+    """Say whether two results are the same up to rounding."""
     if one is None or other is None:
         return one is other
     if one.shape != other.shape or not (one.is_floating_point() or one.is_complex()):

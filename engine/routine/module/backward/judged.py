@@ -214,7 +214,7 @@ def _gaps(one: Tensor, other: Tensor) -> Tensor:
 def _judged(call: Call, cotangents: Sequence[Tensor | None], places: Sequence[int]) -> list[int]:
     """Return the arguments of which the forward pass's own derivative is right."""
     failed = None
-    for convert in (_double, _as_it_is):
+    for convert in (double, as_it_is):
         try:
             return _Judge(call, [*map(convert, call.args)], [*map(convert, cotangents)]).taken(
                 places
@@ -226,11 +226,13 @@ def _judged(call: Call, cotangents: Sequence[Tensor | None], places: Sequence[in
     raise refusal(call, f"cannot be called once more ({type(failed).__name__}: {failed}). {OTHERS}")
 
 
-def _as_it_is(value: Any) -> Any:  # noqa: ANN401 (whatever a function takes)
+def as_it_is(value: Any) -> Any:  # noqa: ANN401 (whatever a function takes)
+    """Return a value in its own format."""
     return value
 
 
-def _double(value: Any) -> Any:  # noqa: ANN401 (likewise)
+def double(value: Any) -> Any:  # noqa: ANN401 (likewise)
+    """Return a value with twice the digits, if it is a tensor of a narrower format."""
     if not isinstance(value, Tensor):
         return value
     return value.to(_WIDE.get(value.dtype, value.dtype))

@@ -17,12 +17,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import BackwardCFunction
 
-from engine.routine.module.backward.call import Call
+from engine.routine.module.backward.call import CALL, Call
+from engine.routine.module.backward.intermediates import in_graph
 from engine.routine.module.backward.judged import pulled
 from engine.routine.module.stop_gradient import PASSES
-
-_CALL = "engine_call"
-"""What a node of the graph holds: the call that made it."""
 
 # What ``Function.apply`` calls.
 _AppliedBy: Any = torch.autograd.function._SingleLevelFunction
@@ -85,7 +83,7 @@ class OwnDerivatives(AbstractContextManager[None]):
             node = next((each for each in nodes if type(each) is kind), None)
         if node is not None:
             kind.apply = _pulled
-            setattr(node, _CALL, noted)
+            setattr(node, CALL, noted)
         return found
 
 
@@ -108,15 +106,17 @@ _is_recorded = torch.is_grad_enabled
 
 def is_kept(node: object) -> bool:
     """Say whether a product has taken the derivative of the forward pass at a node."""
-    call = getattr(node, _CALL, None)
+    call = getattr(node, CALL, None)
     return call is not None and call.is_by_forward
 
 
 def _pulled(node: Any, *cotangents: Any) -> Any:  # noqa: ANN401 (as torch's)
-    """Take the place of a node's ``apply``: only a product looks at what is kept in it."""
-    call = getattr(node, _CALL, None) if PASSES.is_product else None
-    if call is None:
+    """Take the place of a node's ``apply``: what is kept in it is for derivatives of a gradient."""
+    call = getattr(node, CALL, None)
+    if call is None or not (PASSES.is_product or _is_recorded()):
         return BackwardCFunction.apply(node, *cotangents)
+    if not PASSES.is_product:
+        return in_graph(node, cotangents)
 
     def written(*given: Any) -> Any:  # noqa: ANN401 (as torch's)
         return BackwardCFunction.apply(node, *given)

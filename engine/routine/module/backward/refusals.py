@@ -20,6 +20,12 @@ NEITHER = (
     "detach(), .data). Write the forward pass with operations of torch that have a graph, or as "
     "g(x) + engine.stop_gradient(f(x) - g(x)) without a custom function"
 )
+ONCE = (
+    "is marked @once_differentiable, and its backward pass is taken out of the graph: difference "
+    "quotients of it are others than the derivative that autograd finds. Write its backward pass "
+    "with operations of torch that have a derivative, without numpy(), detach(), .data or a kernel "
+    "of its own, and leave the mark out"
+)
 
 
 def refusal(call: Call, why: str) -> WitnessError:
