@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from engine.preflight.verdict import CheckReport
-from engine.progress.board import Seen
+from engine.progress.seen import Seen
 from engine.progress.names import about
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.titles import run_title
