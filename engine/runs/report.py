@@ -116,7 +116,7 @@ def asked(recipe: DescentRecipe) -> Section:
         "What was asked",
         notes=notes,
         tables=[Table(rows, code=frozenset({"key"}))],
-        chips={key: value for key, value, _ in changed_rows(recipe)},
+        chips={key: value or "not set" for key, value, _ in changed_rows(recipe)},
     )
 
 
