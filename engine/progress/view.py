@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from engine.progress.seen import Running, Seen
 from engine.progress.memory import memory_in_words
 from engine.progress.meter import Meter
 from engine.progress.names import about, capital, clock
+from engine.progress.seen import Running, Seen
 from engine.reports.units import write_number, write_percent
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ REF = Ref(stage="train", key=KEY, content="0123456789abcdef")
 
 
 def message(name, **changes):
-    """What a worker tells in the middle of a stage of twelve steps, three seconds after it began."""
+    """What a worker tells in the middle of a stage of twelve steps, three seconds in."""
     steps = {"step": 5, "num_steps": 12, "forward": 6, "reverse": 0, "is_reversed": False}
     return {"stage": "train", "name": name, "seconds": 3.0, "words": [], **steps, **changes}
 
@@ -159,9 +159,11 @@ class Heard:
         self.topics = {}
 
     def hear(self, topic, heard):
+        """Take who wants to hear of a topic."""
         self.topics[topic] = heard
 
     def log_event(self, topic, message):
+        """Hand an event on, as JSON would."""
         self.topics[topic](json.loads(json.dumps(message)))
 
 
