@@ -122,8 +122,7 @@ def _dask(settings: WorkersSettings) -> Iterator[Workers]:
     }
     with dask.config.set(options), runner:
         try:
-            verb = "starting" if settings.address is None else "reaching"
-            with doing(f"{verb} the workers"):
+            with _named(settings):
                 runner.client  # noqa: B018 (connects when it is first read)
         except (OSError, TimeoutError, ValueError) as error:
             raise _unreachable(settings, "a Dask scheduler", error) from error
@@ -190,7 +189,8 @@ def _ray(settings: WorkersSettings) -> Iterator[Workers]:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     runner = RayTaskRunner(address=settings.address, init_kwargs=options)
     try:
-        runner.__enter__()
+        with _named(settings):
+            runner.__enter__()
     except (OSError, TimeoutError, ValueError, RuntimeError) as error:
         raise _unreachable(settings, "a Ray cluster", error) from error
     gpus = settings.gpus_per_stage
@@ -202,6 +202,11 @@ def _ray(settings: WorkersSettings) -> Iterator[Workers]:
         )
     finally:
         runner.__exit__(None, None, None)
+
+
+def _named(settings: WorkersSettings) -> AbstractContextManager[None]:
+    """Say what is waited for until workers are there."""
+    return doing("starting the workers" if settings.address is None else "reaching the workers")
 
 
 def _missing(settings: WorkersSettings, error: ImportError) -> ConfigurationError:
