@@ -122,8 +122,8 @@ class Seen:
         if self.is_finished:
             return "finished"
         if self.running:
-            others = f" and {len(self.running) - 1} more" if len(self.running) > 1 else ""
-            return f"{self.running[0].work}{others}"
+            first, *rest = self.running
+            return f"{first.work} and {len(rest)} more" if rest else first.work
         return ": ".join(self.words) or BETWEEN
 
     def sentence(self) -> str:

@@ -1,7 +1,7 @@
 """Section of changed inputs: the examples that carry the damage or gain, and the classes too."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.applications.comparisons.results import ChangedImage, Damage
 from engine.applications.descent.material import Material
@@ -210,7 +210,7 @@ def _bars(
     width: float,
     *,
     lies: bool,
-    **style: str,
+    **style: Any,  # noqa: ANN401 (matplotlib's)
 ) -> None:
     """Draw bars that stand, or that lie where there is no room for names below them."""
     (axes.barh if lies else axes.bar)(places, values, width, **style)
