@@ -24,6 +24,7 @@ from engine.preflight.verdict import CheckReport
 from engine.progress.board import Board
 from engine.progress.displays import LINES, ticking
 from engine.recipes.descent import DescentRecipe
+from engine.recipes.files import MEASURED
 from engine.recipes.names import run_name
 from engine.reports.page import REPORT, as_markdown
 from engine.reports.sections import Page
@@ -54,13 +55,21 @@ def _place(store: str, run: str) -> tuple[str, str, str]:
     return str(flow_run.id), store, run
 
 
+def called(recipe: DescentRecipe) -> str:
+    """Return what artifacts of a recipe's runs are called by.
+
+    A measurement has the recipe that it measures, whose own report would be under what is newer.
+    """
+    return f"{MEASURED}-{recipe.name}" if recipe.kind == MEASURED else recipe.name
+
+
 def show_markdown(store: str, run: str, name: str, text: str, says: str = _GROWS) -> None:
     """Show a run's report in the UI: by an artifact, which is rewritten from then on.
 
     Args:
         store: fsspec URL of the store in which it lies too; empty if it is in none.
         run: Name of the run.
-        name: Name of its recipe.
+        name: Name by which its artifacts are called.
         text: Markdown.
         says: What stands before the link to it in the log.
     """
@@ -163,7 +172,7 @@ class GrowingReport:
             text = as_markdown(page)
             if begun and not is_refused:
                 text += "\n\nIn this UI, Retry on the page of the flow run does the same."
-            show_markdown(store if begun else "", run, self._recipe.name, text, _WHY)
+            show_markdown(store if begun else "", run, called(self._recipe), text, _WHY)
 
     def look(self) -> None:
         """Draw the page again if something is new."""
@@ -177,7 +186,7 @@ class GrowingReport:
                 if page is None:
                     self._is_over = True  # it has ended before, and its report says more than this
                     return
-                show_markdown(self._store, self._run, self._recipe.name, as_markdown(page))
+                show_markdown(self._store, self._run, called(self._recipe), as_markdown(page))
             except Exception as error:  # nobody may lose a run by it
                 self._logger.warning("The report so far could not be written: %s", error)
 

@@ -14,173 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.progress.meter import Meter, listening
-from engine.progress.names import about, capital, in_words, part_in_words
+from engine.progress.names import in_words, part_in_words
+from engine.progress.seen import OuterLine, Running, Seen
 from engine.progress.time_left import REPLAY, REPORT, UPDATE, TimeLeft, Work
 from engine.recipes.descent import OuterSettings
-from engine.reports.units import measures, write_duration, write_measure, write_number
+from engine.reports.units import measures
 
 _NO_STAGES = (REPORT, REPLAY)
 """Kinds of works that are not counted as stages."""
 
-_MEASURES = 2
-"""Metrics that are said of an outer step beside its losses."""
-
-BETWEEN = "between two stages"
-"""Where a run is while nothing is at work."""
-
 MOST_SHOWN = 0.999
 """Share of a run that is shown at most before its end."""
-
-
-@dataclass(frozen=True)
-class OuterLine:
-    """The scores of the model that an outer step has trained.
-
-    Attributes:
-        number: n.
-        loss: Loss on the split that chooses.
-        objective: Loss on the objective; None if that is the split that chooses.
-        measures: What was measured besides on the split that chooses: accuracy, own metrics.
-        seconds: Since the run began.
-        best: Place of the best of the outer steps until this one, among those that were scored.
-    """
-
-    number: int
-    loss: float
-    objective: float | None
-    measures: Mapping[str, float]
-    seconds: float
-    best: int
-
-    def of(self, name: str) -> float:
-        """Return the loss, or a measure by its name; not a number if there is none."""
-        return self.loss if name == "loss" else self.measures.get(name, math.nan)
-
-    def measured(self) -> list[str]:
-        """Return the first measures, as many as a line has room for, each as a clause."""
-        first = list(self.measures.items())[:_MEASURES]
-        return [f"{name} {write_measure(name, value)}" for name, value in first]
-
-
-@dataclass(frozen=True)
-class Running:
-    """A stage at work.
-
-    Attributes:
-        name: Name of the stage, in words.
-        share: Which part of it is done, 0 to 1; None if that is not known.
-        step: The step that was done last; None before the first.
-        num_steps: T.
-        is_reversed: Whether that step was reversed.
-        seconds: Since it began.
-        is_run: Whether it is a run with a board of its own, which is shown too.
-    """
-
-    name: str
-    share: float | None
-    step: int | None
-    num_steps: int
-    is_reversed: bool
-    seconds: float
-    is_run: bool = False
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A board at one moment.
-
-    Attributes:
-        title: Title of the run.
-        share: Which part of it is done, 0 to 1.
-        elapsed: Seconds since it began.
-        left: Seconds that it still takes; None if nothing can be said.
-        done: Finished stages.
-        total: Stages that it will have.
-        cached: Finished stages that were there already.
-        running: Stages at work.
-        words: What is at work besides, the widest first.
-        outer: Outer steps whose model is scored.
-        num_outer: Outer steps that there will be; 0 if there are none.
-        best: Place of the best of them; None before the first.
-        judge: The split that chooses it.
-        choose_by: What is measured there to choose it.
-        noun: What its stages are called.
-        is_finished: Whether the run has come to its end.
-        parts: Kinds of stages, each with how many are done and how many there will be.
-    """
-
-    title: str
-    share: float
-    elapsed: float
-    left: float | None
-    done: int
-    total: int
-    cached: int
-    running: tuple[Running, ...]
-    words: tuple[str, ...]
-    outer: tuple[OuterLine, ...]
-    num_outer: int
-    best: int | None
-    judge: str
-    is_finished: bool
-    parts: tuple[tuple[str, int, int], ...] = ()
-    choose_by: str = "loss"
-    noun: str = "stages"
-
-    @property
-    def work(self) -> str:
-        """What is at work, in words."""
-        if self.is_finished:
-            return "finished"
-        if self.running:
-            first = self.running[0]
-            inner = "".join(f": {each}" for each in self.words)
-            others = f" and {len(self.running) - 1} more" if len(self.running) > 1 else ""
-            return f"{first.name}{inner}{others}"
-        return ": ".join(self.words) or BETWEEN
-
-    def sentence(self) -> str:
-        """Say where the run stands."""
-        if self.is_finished:
-            cached = f", {self.cached} of them already there" if self.cached else ""
-            return f"Finished: {self.done} {self.noun} in {write_duration(self.elapsed)}{cached}."
-        parts = [self.work]
-        if self.left is not None:
-            parts.append(f"{about(self.left)} left")
-        if self.best is not None:
-            parts.append(f"best {self.judge} {self.choose_by} {self.best_figure()}")
-        sentence = ", ".join(parts)
-        return f"{capital(sentence)}."
-
-    def best_figure(self) -> str:
-        """Write what the best outer step until now is chosen by; empty before the first."""
-        if self.best is None:
-            return ""
-        return write_measure(self.choose_by, self.outer[self.best].of(self.choose_by))
-
-    def outer_sentence(self, place: int, *, timed: bool = True) -> str:
-        """Say what came of an outer step, and how it compares with those before.
-
-        Args:
-            place: Among those that are scored.
-            timed: Whether it says the time too, which some displays show beside it.
-        """
-        line = self.outer[place]
-        parts = [f"{self.judge} loss {write_number(line.loss)}"]
-        parts += line.measured()
-        if line.objective is not None:
-            parts.append(f"objective {write_number(line.objective)}")
-        words = f"outer step {line.number} of {self.num_outer}: {', '.join(parts)}"
-        if place:
-            # The best until then: where a run goes on, all that were there are said at once.
-            is_best, number = line.best == place, self.outer[line.best].number
-            words += " (best so far)" if is_best else f" (best: outer step {number})"
-        if not timed:
-            return words
-        times = [f"{write_duration(line.seconds)} gone"] if line.seconds >= 1 else []
-        if self.left is not None:
-            times.append(f"{about(self.left)} left")
-        return f"{words}; {', '.join(times)}" if times else words
 
 
 @contextmanager
@@ -253,6 +97,7 @@ class Board:
         self._time = TimeLeft(works, in_seconds=course.in_seconds)
         self._lock = threading.RLock()
         self._stages: dict[str, _Stage] = {}
+        self._awaited: tuple[str, float] | None = None
         self._expected = Counter(work.kind for work in works if work.kind not in _NO_STAGES)
         self._done_of: Counter[str] = Counter()
         self._outer: list[OuterLine] = []
@@ -270,6 +115,7 @@ class Board:
         *,
         meter: Meter | None = None,
         share: Callable[[], float | None] | None = None,
+        ago: float = 0.0,
     ) -> None:
         """Note that a stage begins.
 
@@ -278,13 +124,19 @@ class Board:
             kind: Kind of stage.
             meter: Meter on which its steps are written; that of the board by default.
             share: Says which part of it is done, where it is a run with a board of its own.
+            ago: Seconds since then, where it is heard of late.
         """
         if meter is None and share is None:
             self.meter.restart()
         with self._lock:
-            now = self._clock()
-            work = self._time.begin(name, kind, now)
-            self._stages[name] = _Stage(name, work, now, meter, share)
+            began = self._clock() - ago
+            work = self._time.begin(name, kind, began)
+            self._stages[name] = _Stage(name, work, began, meter, share)
+
+    def awaits(self, name: str | None) -> None:
+        """Note the stage that other processes were handed and the run waits for; None: none."""
+        with self._lock:
+            self._awaited = None if name is None else (name, self._clock())
 
     def end(self, name: str, *, cached: bool = False, timed: bool = True) -> None:
         """Note that a stage is done.
@@ -346,6 +198,7 @@ class Board:
             if self._ended is None:
                 self._ended = self._clock()
             self._stages.clear()
+            self._awaited = None
 
     def abandon(self) -> None:
         """Take the board from its meter: its run has stopped, others may go on."""
@@ -356,18 +209,21 @@ class Board:
         with self._lock:
             now = self._clock() if self._ended is None else self._ended
             running = tuple(self._running(each, now) for each in self._stages.values())
+            total = max(self.total, self._done + len(running))
             over = self._ended is not None
+            # Where workers only start, their first stage says how long the others will take.
+            unknown = over or (self._awaited is not None and not self._done and not running)
             # What is left may turn out to be more, but nobody wants to see a bar that goes back.
             self._share = max(self._share, min(self._time.share(now), MOST_SHOWN))
             return Seen(
                 title=self._course.title,
                 share=1.0 if over else self._share,
                 elapsed=now - self._began,
-                left=None if over else self._time.left(now),
+                left=None if unknown else self._time.left(now),
                 done=self._done,
-                total=max(self.total, self._done + len(running)),
+                total=total,
                 cached=self._cached,
-                running=running,
+                running=running or self._handed_over(now),
                 words=tuple(self.meter.words),
                 outer=tuple(self._outer),
                 num_outer=self._num_outer,
@@ -397,4 +253,13 @@ class Board:
             is_reversed=meter.is_reversed,
             seconds=now - stage.at,
             is_run=is_run,
+            words=tuple(meter.words),
         )
+
+    def _handed_over(self, now: float) -> tuple[Running, ...]:
+        """Return the stage that is awaited, as long as nobody has heard of it."""
+        if self._awaited is None:
+            return ()
+        name, since = self._awaited
+        words = f"{in_words(name, has_outer_steps=self._moves)}, handed to the workers"
+        return (Running(words, None, None, 0, is_reversed=False, seconds=now - since),)

@@ -15,9 +15,10 @@ from datetime import datetime
 from importlib.util import find_spec
 from typing import Any
 
-from engine.progress.board import Board, Seen
+from engine.progress.board import Board
 from engine.progress.meter import Meter, heard_by, listening
 from engine.progress.names import capital
+from engine.progress.seen import Seen
 
 LINES = logging.getLogger("mgd.lines")
 """What a program says to whoever watches it; silent unless somebody adds a handler."""

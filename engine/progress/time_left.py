@@ -8,8 +8,9 @@ taken from one look to another: what it does before its first step, such as load
 compiling, it does once, and it says nothing of the steps.
 The slowest of the works that count is left out: what delayed it, such as a package that was loaded
 or a report that was drawn meanwhile, says nothing of the others.
-Time between works is counted for each work that is left; where works are done beside each other,
-the time of the run beside the sum of its works is one more factor.
+Time between works is counted for each work that is left, but for the longest that lay between two,
+in which the processes of workers start, say; where works are done beside each other, the time of
+the run beside the sum of its works is one more factor.
 """
 
 import math
@@ -183,6 +184,8 @@ class TimeLeft:
         self._begun: dict[str, _Begun] = {}
         self._counted_to: float | None = None
         self._taken = self._busy = 0.0
+        self._idle_since: float | None = None
+        self._longest_idle = 0.0
         self._measured_works = 0
         for work in works:
             self._kind_of(work).add(work)
@@ -196,6 +199,7 @@ class TimeLeft:
             now: Time in seconds, by a clock that only goes forward.
         """
         self._count(now)
+        self._longest_idle, self._idle_since = max(self._longest_idle, self._idle(now)), None
         waiting = self._kinds[kind].waiting if kind in self._kinds else deque[Work]()
         work = waiting.popleft() if waiting else self._extra(kind)
         self._begun[name] = _Begun(work, now)
@@ -213,6 +217,8 @@ class TimeLeft:
             return
         kind = self._kinds[begun.work.kind]
         kind.done += begun.work.weight
+        if not self._begun:
+            self._idle_since = now
         if cached:
             self._counted_to = now  # looking for it is no time of the run
             return
@@ -311,4 +317,9 @@ class TimeLeft:
         if taken < busy:
             return left * taken / busy
         waiting = sum(len(kind.waiting) for kind in self._kinds.values())
-        return left + (taken - busy) / max(self._measured_works, 1) * waiting
+        between = max(taken - busy - max(self._longest_idle, self._idle(now)), 0.0)
+        return left + between / max(self._measured_works, 1) * waiting
+
+    def _idle(self, now: float) -> float:
+        """Return the seconds since the last work, while none is at hand."""
+        return 0.0 if self._idle_since is None else max(now - self._idle_since, 0.0)

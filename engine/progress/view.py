@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from engine.progress.board import Running, Seen
 from engine.progress.memory import memory_in_words
 from engine.progress.meter import Meter
 from engine.progress.names import about, capital, clock
+from engine.progress.seen import Running, Seen
 from engine.reports.units import write_number, write_percent
 
 if TYPE_CHECKING:
@@ -136,11 +136,10 @@ class _Bar:
 def _stages(seen: Seen, bars: _Bars, clean: Clean) -> "list[rich.console.RenderableType]":
     if not seen.running:
         return [_line(capital(clean(seen.work)), "")]
-    inner = "".join(f": {words}" for words in seen.words)
     lines: list[rich.console.RenderableType] = []
     stages = [each for each in seen.running if not each.is_run]  # runs are drawn by themselves
     for stage in stages[:_MOST_RUNS]:
-        lines.append(_line(capital(clean(f"{stage.name}{inner}")), ""))
+        lines.append(_line(capital(clean(stage.work)), ""))
         lines.append(bars.bar(stage.share, _step(stage) or clock(stage.seconds), ""))
     return lines
 

@@ -21,6 +21,9 @@ REPORT = "report.html"
 ROWS = 20
 """Rows of a table in Markdown; the page has them all."""
 
+_MOST_FOLDERS = 2
+"""Parts of an example's name that is a path, up to which all of it is shown below a picture."""
+
 _NO_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 _FENCED = re.compile(r"([\\`*_{}\[\]<>|#~])")
@@ -40,6 +43,7 @@ def templates() -> "Environment":
     )
     made.filters["anchor"] = anchor
     made.filters["unbroken"] = unbroken
+    made.filters["steps"] = steps
     made.tests["table"] = lambda value: isinstance(value, Table)
     return made
 
@@ -63,6 +67,18 @@ def anchor(title: str) -> str:
 def unbroken(text: str) -> str:
     """Return a text in which no line begins with the sign of percent."""
     return text.replace(" %", "\u00a0%")
+
+
+def steps(name: str) -> list[str]:
+    """Return the parts of an example's name, between which a line may end.
+
+    Of a path through several folders the first and the last are left: a picture is as wide as a
+    word, and the whole path would be a column of letters below it.
+    """
+    folders = redacted(name).split("/")
+    if len(folders) > _MOST_FOLDERS:
+        folders = [folders[0], "\N{HORIZONTAL ELLIPSIS}", folders[-1]]
+    return re.findall(r"[^/_-]*[/_-]?", "/".join(folders))[:-1]
 
 
 def as_html(page: Page) -> str:

@@ -5,8 +5,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from engine.preflight.verdict import CheckReport
-from engine.progress.board import Seen
 from engine.progress.names import about
+from engine.progress.seen import Seen
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.titles import run_title
 from engine.reports.page import REPORT, as_html, with_section

@@ -117,7 +117,7 @@ def asked(recipe: DescentRecipe) -> Section:
         "Settings of the run",
         notes=notes,
         tables=[Table(rows, code=frozenset({"key"}))],
-        chips={key: value for key, value, _ in changed_rows(recipe)},
+        chips={key: value or "not set" for key, value, _ in changed_rows(recipe)},
     )
 
 

@@ -125,27 +125,28 @@ def preflight(run: Run) -> Made:
 
 
 def with_notes(report: CheckReport, notes: Sequence[str], *, ready: bool = False) -> CheckReport:
-    """Return a report with what people should know of the examples, as warnings.
+    """Return a report with what people should know of the examples, as one warning.
+
+    A check for each would put as many boxes before the figures of a report.
 
     Args:
         report: The report.
-        notes: One for each warning.
+        notes: In whole sentences.
         ready: Whether the problem ships, so that its arguments are what people can change.
     """
     what = "the arguments of the problem, or its files" if ready else "what the problem returns"
-    return report.with_checks(
-        [
-            Check(
-                name="examples",
-                verdict=Verdict.WARN,
-                value=None,
-                limit=None,
-                cause=note,
-                remedy=f"If this was not meant, change {what}.",
-            )
-            for note in notes
-        ]
+    if not notes:
+        return report
+    this = "this" if len(notes) == 1 else "any of this"
+    told = Check(
+        name="examples",
+        verdict=Verdict.WARN,
+        value=None,
+        limit=None,
+        cause=" ".join(notes),
+        remedy=f"If {this} was not meant, change {what}.",
     )
+    return report.with_checks([told])
 
 
 @stage("initial")

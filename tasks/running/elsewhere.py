@@ -1,26 +1,95 @@
-"""Progress of stages in other processes: each writes it beside the run, and the flow reads it.
+"""How far stages in other processes are: each tells it, and the flow hears it.
 
-A worker of a cluster shares nothing with the flow but the store. So the process that carries out a
-stage writes a small file every few seconds, and takes it away at the end. Nothing depends on it: a
-store that does not answer just then leaves the picture as it was.
+The process that carries out a stage tells it as an event of Dask's where it is one of its workers,
+which the flow hears at once. A worker of Ray's shares nothing with the flow but the store: it
+writes a small file beside the run every few seconds, and takes it away at the end. Nothing depends
+on either: what does not arrive leaves the picture as it was.
 """
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 from engine.progress.board import Board
 from engine.progress.meter import Meter, heard_by, listening
 from engine.recipes.execution import RunnerName
+from engine.reports.units import number_in
+from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.storage.location import join, list_files, remove_file
 from engine.storage.names import claimed_label, label
-from engine.storage.places import PROGRESS
-from engine.storage.records import SMALL, read_records, write_record
+from engine.storage.places import PROGRESS, stage_record_url
+from engine.storage.records import SMALL, read_record, read_records, write_record
 
 WRITE_SECONDS = 2.0
 """Time between two files of a stage."""
+
+EVENT_SECONDS = 0.5
+"""Time between two events of a stage."""
+
+Message = dict[str, Any]
+"""What a stage tells of itself: names and numbers only."""
+
+Hear = Callable[[str, Callable[[Message], None]], None]
+"""Lets a function be called with every message of a topic, from a thread of its own."""
+
+
+class _Channel(Protocol):
+    """Takes what a stage tells.
+
+    Attributes:
+        seconds: Time between two messages.
+    """
+
+    seconds: float
+
+    def tell(self, message: Message) -> None:
+        """Tell how far the stage is."""
+        ...
+
+    def end(self, message: Message) -> None:
+        """Tell that it is no longer at work."""
+        ...
+
+
+class _Events:
+    """Events of a worker of Dask's.
+
+    Args:
+        worker: The worker, in whose process the stage is.
+        topic: Of the run.
+    """
+
+    def __init__(self, worker: Any, topic: str) -> None:  # noqa: ANN401 (Dask's)
+        self._worker, self._topic, self.seconds = worker, topic, EVENT_SECONDS
+
+    def tell(self, message: Message) -> None:
+        """Send an event."""
+        self._worker.log_event(self._topic, message)
+
+    end = tell
+
+
+class _Files:
+    """A file in the store.
+
+    Args:
+        url: Where.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url, self.seconds = url, WRITE_SECONDS
+
+    def tell(self, message: Message) -> None:
+        """Write it anew."""
+        write_record(self._url, message)
+
+    def end(self, message: Message) -> None:
+        """Take it away."""
+        del message
+        remove_file(self._url)
 
 
 @contextmanager
@@ -29,68 +98,103 @@ def told(run: Run, stage: str, key: str, name: str) -> Iterator[None]:
     if listening() is not None or run.recipe.workers.runner is RunnerName.LOCAL:
         yield
         return
-    meter, over = Meter(), threading.Event()
-    url = join(run.file(PROGRESS), f"{label(stage, key)}.json")
+    meter, over, began, is_done = Meter(), threading.Event(), time.monotonic(), False
+    channel = _channel(run, f"{label(stage, key)}.json")
 
-    def write() -> None:
+    def message(**end: bool) -> Message:
+        about = {"stage": stage, "name": name, "seconds": time.monotonic() - began}
+        return about | _content(meter) | end
+
+    def tell() -> None:
         while True:
             with suppress(Exception):
-                write_record(url, _content(meter, stage, name))
-            if over.wait(WRITE_SECONDS):
+                channel.tell(message())
+            if over.wait(channel.seconds):
                 return
 
-    thread = threading.Thread(target=write, daemon=True, name=f"progress of {name}")
+    thread = threading.Thread(target=tell, daemon=True, name=f"progress of {name}")
     thread.start()
     try:
         with heard_by(meter):
             yield
+        is_done = True
     finally:
         over.set()
         thread.join(timeout=5)
         with suppress(Exception):
-            remove_file(url)
+            channel.end(message(is_over=True, is_done=is_done))
+
+
+def _channel(run: Run, name: str) -> _Channel:
+    """Return what the flow hears of this process."""
+    folder = run.file(PROGRESS)
+    if run.recipe.workers.runner is RunnerName.DASK:
+        from distributed import get_worker
+
+        with suppress(ValueError):  # no worker of Dask's
+            return _Events(get_worker(), folder)
+    return _Files(join(folder, name))
 
 
 class Elsewhere:
-    """Puts what other processes wrote of their stages on the board of a run.
+    """Puts what other processes tell of their stages on the board of a run.
 
     Args:
         run: The run.
         board: Board of the run.
+        hear: Lets their events be heard; None where they write files.
     """
 
-    def __init__(self, run: Run, board: Board) -> None:
-        self._folder, self._board = run.file(PROGRESS), board
-        self._lock = threading.Lock()  # one thread looks, another one waits for stages
+    def __init__(self, run: Run, board: Board, hear: Hear | None = None) -> None:
+        self._store, self._folder, self._board = run.store, run.file(PROGRESS), board
+        self._lock = threading.Lock()  # some threads hear, another one waits for stages
         self._meters: dict[str, Meter] = {}
         self._ended: set[str] = set()
+        self._told_done: set[str] = set()
         for url in self._urls():  # of processes that are no more
             with suppress(Exception):
                 remove_file(url)
+        if hear is not None:
+            hear(self._folder, self.heard)
 
     def look(self) -> None:
         """Read the files; a stage that is new begins."""
         with suppress(Exception):
             for record in read_records(self._urls(), largest=SMALL).values():
                 if record is not None:
-                    with self._lock:
-                        self._note(record)
+                    self.heard(record)
 
-    def end(self, name: str, kind: str, *, cached: bool) -> None:
-        """Note that a stage is done, also one that was too short to have been seen.
+    def heard(self, message: Message) -> None:
+        """Note what a stage tells; what is not understood is left out."""
+        with suppress(Exception), self._lock:
+            self._note(message)
+
+    def begin(self, name: str) -> None:
+        """Note that the run waits for a stage from now on."""
+        self._board.awaits(name)
+
+    def end(self, name: str, kind: str, ref: Ref, *, cached: bool) -> None:
+        """Note that a stage is done, also one that was too short to be heard of.
 
         Its file may be read once more, or stay behind where its worker died.
         """
         with self._lock:
+            self._board.awaits(None)
             self._ended.add(name)
-            heard = self._meters.pop(name, None) is not None
-            if not heard:
-                self._board.begin(name, kind, meter=Meter())
-            self._board.end(name, cached=cached, timed=heard)
+            if name in self._told_done:
+                self._told_done.remove(name)
+                return
+            timed = self._meters.pop(name, None) is not None
+            if not timed:
+                seconds = None if cached else self._seconds(ref)
+                timed = seconds is not None
+                self._board.begin(name, kind, meter=Meter(), ago=seconds or 0.0)
+            self._board.end(name, cached=cached, timed=timed)
 
     def drop(self, name: str) -> None:
         """Note that a stage is no longer at work, and may begin again."""
         with self._lock:
+            self._board.awaits(None)
             self._meters.pop(name, None)
             self._board.drop(name)
 
@@ -100,26 +204,42 @@ class Elsewhere:
             return [join(self._folder, name) for name in names]
         return []
 
-    def _note(self, record: dict[str, Any]) -> None:
-        name, kind = str(record["name"]), str(record["stage"])
+    def _seconds(self, ref: Ref) -> float | None:
+        """Return what a stage took; None if that cannot be read."""
+        with suppress(Exception):
+            record = read_record(stage_record_url(self._store, ref.stage, ref.key))
+            return None if record is None else number_in(record, "seconds")
+        return None
+
+    def _note(self, message: Message) -> None:
+        name, kind = str(message["name"]), str(message["stage"])
         meter = self._meters.get(name)
         if name in self._ended:
             return
         if meter is None:
             meter = self._meters[name] = Meter()
-            self._board.begin(name, kind, meter=meter)
-        meter.step, meter.num_steps = int(record["step"]), int(record["num_steps"])
-        meter.forward, meter.reverse = int(record["forward"]), int(record["reverse"])
-        meter.is_reversed = bool(record["is_reversed"])
+            self._board.begin(name, kind, meter=meter, ago=max(float(message["seconds"]), 0.0))
+        meter.step, meter.num_steps = int(message["step"]), int(message["num_steps"])
+        meter.forward, meter.reverse = int(message["forward"]), int(message["reverse"])
+        meter.is_reversed = bool(message["is_reversed"])
+        meter.words = [str(words) for words in message["words"]]
+        if not message.get("is_over"):
+            return
+        del self._meters[name]
+        if message.get("is_done"):
+            self._ended.add(name)
+            self._told_done.add(name)
+            self._board.end(name)
+        else:  # it may be tried again
+            self._board.drop(name)
 
 
-def _content(meter: Meter, stage: str, name: str) -> dict[str, Any]:
+def _content(meter: Meter) -> Message:
     return {
-        "stage": stage,
-        "name": name,
         "step": meter.step,
         "num_steps": meter.num_steps,
         "forward": meter.forward,
         "reverse": meter.reverse,
         "is_reversed": meter.is_reversed,
+        "words": list(meter.words),
     }

@@ -15,15 +15,17 @@ from prefect.context import FlowRunContext
 
 from engine.planning.expected import Expected
 from engine.planning.forecast import Forecast, read_forecast
-from engine.progress.board import BETWEEN, Board, Course, Seen
+from engine.progress.board import Board, Course
 from engine.progress.displays import LINES, ticking
 from engine.progress.meter import Meter, listening
 from engine.progress.names import about, in_words
+from engine.progress.seen import BETWEEN, Seen
 from engine.progress.time_left import REPORT, Work
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.recipes.titles import run_title
 from engine.runs.run import Scores
+from engine.stages.references import Ref
 from engine.stages.run import Run
 from tasks.running.artifacts import ui_address
 from tasks.running.bars import Bar, Shown, this_part
@@ -49,15 +51,17 @@ class Progress:
         recipe: The set-up.
         store: fsspec URL of the store.
         course: What the run will do.
-        elsewhere: Whether stages are carried out by other processes.
+        workers: Who carries its stages out.
     """
 
     def __init__(
-        self, recipe: DescentRecipe, store: str, course: Course, *, elsewhere: bool = False
+        self, recipe: DescentRecipe, store: str, course: Course, workers: Workers | None = None
     ) -> None:
         self.meter = listening() or Meter()
         self.board = Board(course, self.meter)
-        self._elsewhere = Elsewhere(Run(recipe, store), self.board) if elsewhere else None
+        self._elsewhere: Elsewhere | None = None
+        if workers is not None and workers.runner is not None:
+            self._elsewhere = Elsewhere(Run(recipe, store), self.board, workers.hear)
         part = this_part()
         if part is not None:
             part.board = self.board
@@ -77,11 +81,13 @@ class Progress:
         self._given_up = ""
         if self._elsewhere is None:
             self.board.begin(name, kind)
+        else:
+            self._elsewhere.begin(name)
 
-    def ends(self, name: str, kind: str, *, cached: bool = False) -> None:
-        """Note that a stage is done."""
+    def ends(self, name: str, kind: str, ref: Ref, *, cached: bool = False) -> None:
+        """Note that a stage is done, which is kept as ``ref``."""
         if self._elsewhere is not None:
-            self._elsewhere.end(name, kind, cached=cached)
+            self._elsewhere.end(name, kind, ref, cached=cached)
         else:
             self.board.end(name, cached=cached)
 
@@ -183,7 +189,7 @@ def following(
         in_seconds=expected.in_seconds,
         outer=descent.outer,
     )
-    progress = Progress(descent, store, course, elsewhere=workers.runner is not None)
+    progress = Progress(descent, store, course, workers)
     _say_where(title, store, progress.num_stages, expected.plan)
     with suppress(Exception):
         progress.look()

@@ -188,7 +188,7 @@ class StageRunner:
                         "most often their memory is too small. The same command goes on."
                     )
         ref = cast(Ref, state.result())
-        self.progress.ends(name, kind, cached=state.name == CACHED)
+        self.progress.ends(name, kind, ref, cached=state.name == CACHED)
         # A trajectory is a part of the reverse stage that uses it, done elsewhere.
         if kind != REPLAY:
             self.total += 1

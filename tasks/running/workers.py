@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect import Task
 from prefect.futures import PrefectFuture
@@ -20,7 +21,11 @@ from prefect.task_runners import TaskRunner
 
 from engine.errors import ConfigurationError
 from engine.extras import install
+from engine.progress.meter import doing
 from engine.recipes.execution import RunnerName, WorkersSettings
+
+if TYPE_CHECKING:
+    from prefect_dask.task_runners import DaskTaskRunner
 
 T = TypeVar("T")
 
@@ -36,11 +41,14 @@ class Workers:
         runner: A started task runner, or None: in this process, one stage at a time.
         resources: Makes the context in which a stage is submitted, which claims its GPUs.
         lost: What a future raises when the worker died, however often the cluster tried again.
+        hear: Lets what stages tell while they are at work be heard, by topic; None if they tell
+            nothing but in the store.
     """
 
     runner: TaskRunner[Any] | None = None
     resources: Callable[[], AbstractContextManager[Any]] = nullcontext
     lost: tuple[type[Exception], ...] = ()
+    hear: Callable[[str, Callable[[dict[str, Any]], None]], None] | None = None
 
     def submit(self, stage: Task[..., T], parameters: dict[str, Any]) -> PrefectFuture[T]:
         """Hand a task to the cluster; parameters may hold futures of this cluster."""
@@ -114,14 +122,23 @@ def _dask(settings: WorkersSettings) -> Iterator[Workers]:
     }
     with dask.config.set(options), runner:
         try:
-            runner.client  # noqa: B018 (connects when it is first read)
+            with _named(settings):
+                runner.client  # noqa: B018 (connects when it is first read)
         except (OSError, TimeoutError, ValueError) as error:
             raise _unreachable(settings, "a Dask scheduler", error) from error
         yield Workers(
             runner,
             (lambda: annotate(resources={"GPU": gpus})) if gpus else nullcontext,
             (KilledWorker, CancelledError, CommClosedError),
+            partial(_hear_events, runner),
         )
+
+
+def _hear_events(
+    runner: "DaskTaskRunner", topic: str, heard: Callable[[dict[str, Any]], None]
+) -> None:
+    """Hand on what workers log under a topic, without the time that Dask puts beside it."""
+    runner.client.subscribe_topic(topic, lambda event: heard(event[1]))
 
 
 def _dask_spec(num_workers: int, gpus: int) -> dict[str, Any]:
@@ -139,6 +156,8 @@ def _dask_spec(num_workers: int, gpus: int) -> dict[str, Any]:
     workers = {}
     for number in range(num_workers):
         options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, **private}
+        # All of them at once, while they start; else each does it with its first stage.
+        options["preload"] = ["tasks.training"]
         if gpus:
             seen = range(number * gpus, (number + 1) * gpus)
             options["resources"] = {"GPU": gpus}
@@ -170,7 +189,8 @@ def _ray(settings: WorkersSettings) -> Iterator[Workers]:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     runner = RayTaskRunner(address=settings.address, init_kwargs=options)
     try:
-        runner.__enter__()
+        with _named(settings):
+            runner.__enter__()
     except (OSError, TimeoutError, ValueError, RuntimeError) as error:
         raise _unreachable(settings, "a Ray cluster", error) from error
     gpus = settings.gpus_per_stage
@@ -182,6 +202,11 @@ def _ray(settings: WorkersSettings) -> Iterator[Workers]:
         )
     finally:
         runner.__exit__(None, None, None)
+
+
+def _named(settings: WorkersSettings) -> AbstractContextManager[None]:
+    """Say what is waited for until workers are there."""
+    return doing("starting the workers" if settings.address is None else "reaching the workers")
 
 
 def _missing(settings: WorkersSettings, error: ImportError) -> ConfigurationError:

@@ -292,3 +292,11 @@ def test_store_that_failed_is_not_asked_once_more(tmp_path, shown):
 
     assert not place.exists()
     assert not shown
+
+
+def test_a_measurement_of_a_recipe_does_not_stand_where_its_report_does():
+    """``mgd smoothness`` of a recipe hid the report of its runs in the list of artifacts."""
+    measured = RECORD.recipe.model_copy(update={"kind": "metasmoothness"})
+
+    assert growing.called(RECORD.recipe) == RECORD.recipe.name
+    assert growing.called(measured) == f"metasmoothness-{RECORD.recipe.name}"

@@ -1,5 +1,7 @@
 """Comparisons of a run with other set-ups, as its record holds them."""
 
+import math
+
 from engine.errors import NonFiniteError
 from engine.recipes.rate_search import Searched
 from engine.recipes.settings import Document
@@ -80,6 +82,19 @@ class Damage(Document):
 
     victims: dict[str, tuple[float, float]]
     """Class to the accuracy on its test examples, at z_0 and at the chosen z; empty likewise."""
+
+    @property
+    def parts(self) -> float:
+        """What the parts of all changed images add up to."""
+        return math.fsum(image.damage for image in self.images)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether that is the rise, within a factor of two: else shares of it mean nothing.
+
+        Where a training is chaotic, the sum over finite steps is wrong by powers of ten.
+        """
+        return self.rise != 0 and 0.5 <= self.parts / self.rise <= 2
 
 
 class Comparisons(Document):

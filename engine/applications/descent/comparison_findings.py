@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from engine.extras import install
 from engine.recipes.comparisons import SELECTIONS, BaselineName
-from engine.reports.units import write_percent
+from engine.reports.units import write_number, write_percent
 
 if TYPE_CHECKING:
     from engine.applications.comparisons.results import Damage
@@ -162,6 +162,13 @@ def damage_findings(record: "RunRecord") -> list[str]:
     damage = record.damage
     if damage is None or damage.rise <= 0:
         return []
+    if not damage.adds_up:
+        return [
+            f"By the metagradient the changed {_called(damage)} together add "
+            f"{write_number(damage.parts)} nats to the objective, but it rose by "
+            f"{write_number(damage.rise)}: which of them carry the rise is not known. Smaller "
+            "outer steps, or a smoother training, would tell."
+        ]
     half, total, parts = 0, 0.0, [image.damage for image in damage.images]
     while half < len(parts) and total < damage.rise / 2:
         total += parts[half]

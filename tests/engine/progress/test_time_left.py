@@ -217,3 +217,18 @@ def test_little_of_a_work_counts_if_it_took_long():
 
     assert soon is None
     assert left.left(10.0) == pytest.approx(990)
+
+
+def test_the_longest_pause_between_two_works_says_nothing_of_the_others():
+    """A second worker loaded its packages for eight seconds, and each of 48 stages counted so."""
+    left = TimeLeft([Work("train", 1.0)] * 50, in_seconds=True)
+    left.begin("0", "train", 0.0)
+    left.end("0", 1.0)
+
+    assert left.left(9.0) == pytest.approx(49, rel=0.01)  # it lasts
+    left.begin("1", "train", 9.0)
+    left.end("1", 10.0)
+    left.begin("2", "train", 10.5)  # and half a second more is one that others are like
+    left.end("2", 11.5)
+
+    assert left.left(11.5) == pytest.approx(47 + 47 * 0.5 / 3, rel=0.01)

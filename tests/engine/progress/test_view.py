@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from engine.progress.board import OuterLine, Running, Seen
+from engine.progress.seen import OuterLine, Running, Seen
 from engine.progress.view import draw
 
 

@@ -11,6 +11,7 @@ from engine.reports.page import (
     as_image,
     as_markdown,
     figures_as_markdown,
+    steps,
     with_section,
 )
 from engine.reports.sections import Card, Drawing, Figure, Number, Page, Section, Table
@@ -256,3 +257,26 @@ def test_figures_in_the_ui_are_those_for_a_phone():
         images = [base64.b64decode(each) for each in re.findall(r"base64,([\w+/=]+)", shown)]
         assert images == [b"<svg>narrow</svg>"] * 2
     assert [each.image for each in figures_of(as_html(written))] == [b"<svg>wide</svg>"] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("image 7", ["image 7"]),
+        ("red/left_hand.png", ["red/", "left_", "hand.png"]),
+        ("symbols/letters/upper/E_outline.png", ["symbols/", "\u2026/", "E_", "outline.png"]),
+    ],
+)
+def test_a_name_below_a_picture_ends_its_lines_where_its_words_end(name, parts):
+    """A path through five folders was a column of eight lines, each cut in a word."""
+    section = Section("Examples", examples={"Kept": [Card({"": "data:,"}, name)]})
+
+    written = as_html(page(sections=[section]))
+
+    assert "<wbr>".join(parts) in written
+    assert f'title="{name}"' in written
+
+
+def test_a_login_in_a_name_is_hidden_before_it_is_taken_apart():
+    """Its parts are no address any more, in which one would be looked for."""
+    assert "secret" not in "".join(steps("https://me:secret@host/a/b.png"))

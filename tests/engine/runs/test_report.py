@@ -8,7 +8,8 @@ from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.names import run_name
-from engine.runs.report import from_nothing, tried
+from engine.runs.report import asked, from_nothing, tried
+from tests.helpers.runs.made_records import make_record
 from tests.helpers.runs.toy_kind import Record
 
 
@@ -70,3 +71,14 @@ def test_a_check_without_a_figure_is_not_said_to_be_done_where_it_refuses(
     check = Check(name="training", verdict=verdict, value=value, limit=limit, cause="It diverged.")
 
     assert tried(CheckReport(verdict=verdict, checks=[check]))[1] == {"training": told}
+
+
+def test_an_argument_that_is_none_is_said_not_to_be_set():
+    """The name of an argument with nothing behind it looked like a value that was lost."""
+    arguments = {"folder": "pictures", "objective": None}
+    own = {"problem": "birds.py:birds", "arguments": arguments}
+
+    chips = asked(make_record().recipe.model_copy(update=own)).chips
+
+    assert chips["arguments.folder"] == "pictures"
+    assert chips["arguments.objective"] == "not set"

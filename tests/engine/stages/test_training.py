@@ -8,6 +8,7 @@ import torch
 from engine import metagradient
 from engine.errors import ConfigurationError, StoreError, WitnessError
 from engine.numerics.determinism import deterministic
+from engine.preflight.verdict import CheckReport
 from engine.problems.built import build_problem
 from engine.problems.segments import segments
 from engine.replay import later_steps
@@ -364,3 +365,20 @@ def test_prepare_refuses_a_store_that_cannot_be_written(tmp_path):
 
     with pytest.raises(ConfigurationError, match="file"):
         stages.prepare(Run(recipe(), str(tmp_path / "file" / "store")))
+
+
+def test_what_there_is_to_know_of_the_examples_is_one_warning():
+    """A folder of photographs filled the first screen of its report with boxes, six of a kind."""
+    none = stages.with_notes(CheckReport.of([]), [])
+    one = stages.with_notes(CheckReport.of([]), ["Two are the same."], ready=True)
+    more = stages.with_notes(CheckReport.of([]), ["Two are the same.", "One was left out."])
+
+    assert none.sentences() == []
+    assert one.sentences() == [
+        "examples: Two are the same. If this was not meant, change the arguments of the problem, "
+        "or its files."
+    ]
+    assert more.sentences() == [
+        "examples: Two are the same. One was left out. If any of this was not meant, change what "
+        "the problem returns."
+    ]

@@ -1,20 +1,39 @@
 """Stages in other processes: what they write of themselves, and what the flow makes of it."""
 
+import json
 import threading
 import time
+
+import pytest
 
 from engine.progress.board import Board, Course
 from engine.progress.meter import Meter, heard_by, listening
 from engine.progress.time_left import Work
+from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.storage.location import join, list_files
 from engine.storage.names import is_run_file, label
-from engine.storage.places import PROGRESS
+from engine.storage.places import PROGRESS, stage_record_url
 from engine.storage.records import write_record
 from tasks.running import elsewhere
 from tests.helpers.runs.tiny_recipe import small
 
 KEY = "0123456789abcdef" * 2
+
+REF = Ref(stage="train", key=KEY, content="0123456789abcdef")
+
+
+def message(name, **changes):
+    """What a worker tells in the middle of a stage of twelve steps, three seconds in."""
+    steps = {"step": 5, "num_steps": 12, "forward": 6, "reverse": 0, "is_reversed": False}
+    return {"stage": "train", "name": name, "seconds": 3.0, "words": [], **steps, **changes}
+
+
+def a_board(*, clock=time.monotonic, works=2, elsewhere_in, hear=None):
+    """A run of some trainings, and what hears of them."""
+    board = Board(Course("a run", [Work("train", 12.0, forward=12)] * works), Meter(), clock)
+    run = Run(small("workers.runner=dask"), str(elsewhere_in))
+    return board, elsewhere.Elsewhere(run, board, hear)
 
 
 def on_a_worker(run, begun, go_on):
@@ -55,7 +74,7 @@ def test_flow_sees_how_far_a_worker_is(tmp_path, monkeypatch):
     (stage,) = board.seen().running
     # The worker may be writing it anew, under another name until it is whole.
     (name,) = (each for each in list_files(run.file(PROGRESS)) if not each.endswith(".partial"))
-    seen_there.end("train[0] 0-12", "train", cached=False)
+    seen_there.end("train[0] 0-12", "train", REF, cached=False)
     seen_there.look()  # its file is still there
     go_on.set()
     worker.join()
@@ -72,8 +91,8 @@ def test_stage_too_short_to_be_heard_of_was_not_there_already(tmp_path):
     board = Board(Course("a run", [Work("evaluate", 1.0), Work("evaluate", 1.0)]), Meter())
     seen_there = elsewhere.Elsewhere(Run(small("workers.runner=dask"), str(tmp_path)), board)
 
-    seen_there.end("evaluate[0]", "evaluate", cached=False)
-    seen_there.end("evaluate[1]", "evaluate", cached=True)
+    seen_there.end("evaluate[0]", "evaluate", REF, cached=False)
+    seen_there.end("evaluate[1]", "evaluate", REF, cached=True)
 
     seen = board.seen()
     assert (seen.done, seen.cached) == (2, 1)
@@ -86,8 +105,7 @@ def test_stage_whose_worker_is_lost_begins_once_more(tmp_path):
     run = Run(small("workers.runner=dask"), str(tmp_path))
     seen_there = elsewhere.Elsewhere(run, board)
     url = join(run.file(PROGRESS), f"{label('train', KEY)}.json")
-    steps = {"step": 5, "num_steps": 12, "forward": 6, "reverse": 0, "is_reversed": False}
-    write_record(url, {"stage": "train", "name": "train[0] 0-12", **steps})
+    write_record(url, message("train[0] 0-12"))
 
     seen_there.look()
     before = board.seen()
@@ -132,3 +150,91 @@ def test_stage_in_the_process_of_the_flow_writes_nothing(tmp_path):
         assert listening() is meter
 
     assert list_files(here.file(PROGRESS)) == []
+
+
+class Heard:
+    """Events that are handed on at once, as Dask does."""
+
+    def __init__(self):
+        self.topics = {}
+
+    def hear(self, topic, heard):
+        """Take who wants to hear of a topic."""
+        self.topics[topic] = heard
+
+    def log_event(self, topic, message):
+        """Hand an event on, as JSON would."""
+        self.topics[topic](json.loads(json.dumps(message)))
+
+
+def test_steps_of_a_worker_of_dask_are_heard_as_events(tmp_path, monkeypatch):
+    """Files every two seconds missed the stages that are shorter: a run seemed to do nothing."""
+    distributed = pytest.importorskip("distributed")
+    heard = Heard()
+    monkeypatch.setattr(distributed, "get_worker", lambda: heard)
+    monkeypatch.setattr(elsewhere, "EVENT_SECONDS", 0.01)
+    board, there = a_board(elsewhere_in=tmp_path, hear=heard.hear)
+    run = Run(small("workers.runner=dask"), str(tmp_path))
+    begun, go_on = threading.Event(), threading.Event()
+    there.begin("train[0] 0-12")
+    before = board.seen()
+    worker = on_a_worker(run, begun, go_on)
+
+    begun.wait(30)
+    until(lambda: None, lambda: board.seen().running and board.seen().running[0].share == 0.5)
+    (stage,) = board.seen().running
+    go_on.set()
+    worker.join()
+    after = board.seen()
+    there.end("train[0] 0-12", "train", REF, cached=False)
+
+    assert before.sentence() == "Training steps 0 to 12, handed to the workers."
+    assert (stage.name, stage.step) == ("training steps 0 to 12", 5)
+    assert after.done == board.seen().done == 1  # counted once, when the worker said so
+    assert list_files(run.file(PROGRESS)) == []
+
+
+def test_time_of_a_stage_is_what_its_worker_took(tmp_path):
+    """It was the time between two looks, or nothing: a run of minutes had seconds left."""
+    now = [0.0]
+    board, there = a_board(elsewhere_in=tmp_path, clock=lambda: now[0], works=3)
+    there.heard(message("train[0] 0-12", seconds=0.0))
+    there.heard(message("train[0] 0-12", is_over=True, is_done=False))  # it is tried again
+    without = board.seen().running
+    there.heard(message("train[0] 0-12", seconds=0.0))
+
+    now[0] = 100.0
+    there.heard(message("train[0] 0-12", is_over=True, is_done=True))
+
+    assert without == ()
+    assert board.seen().left == pytest.approx(200, rel=0.1)
+
+
+def test_time_of_a_stage_that_nobody_heard_of_is_read_in_its_record(tmp_path):
+    """Without it nothing was known of stages that are shorter than the pause of two looks."""
+    board, there = a_board(elsewhere_in=tmp_path, works=3)
+    write_record(stage_record_url(str(tmp_path), REF.stage, REF.key), {"seconds": 100.0})
+
+    there.end("train[0] 0-12", "train", REF, cached=False)
+
+    assert board.seen().left == pytest.approx(200, rel=0.1)
+
+
+def test_what_a_stage_does_inside_is_told(tmp_path):
+    """A preflight of minutes was one word."""
+    board, there = a_board(elsewhere_in=tmp_path)
+
+    there.heard(message("preflight", words=["replay", "step 3"]))
+
+    assert board.seen().work == "preflight: replay: step 3"
+
+
+@pytest.mark.parametrize("wrong", [{}, {"name": "train"}, message("train", words=3), 5])
+def test_message_that_is_none_is_left_out(wrong, tmp_path):
+    """Whoever reaches the scheduler may send one."""
+    board, there = a_board(elsewhere_in=tmp_path)
+
+    there.heard(wrong)
+    there.heard(message("train[1] 0-12"))
+
+    assert board.seen().running[-1].share == 0.5

@@ -117,3 +117,25 @@ def test_nobody_else_of_the_machine_runs_code_on_the_workers_of_a_run():
     assert {each.rpartition(":")[0] for each in addresses} == {"tls://127.0.0.1"}
     assert told.stdout.split("\n")[:3] == ["held"] * 3
     assert heard == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+def test_workers_of_dask_are_heard_and_have_loaded_what_stages_need():
+    """Each of them loaded packages for eight seconds with its first stage, one after the other."""
+    distributed = pytest.importorskip("distributed")
+    pytest.importorskip("prefect_dask")
+    told, arrived = [], threading.Event()
+
+    def tell():
+        distributed.get_worker().log_event("steps", {"loaded": "tasks.training" in sys.modules})
+
+    def heard(message):
+        told.append(message)
+        arrived.set()
+
+    with open_workers(WorkersSettings(runner="dask", num_workers=1)) as started:
+        started.hear("steps", heard)
+        started.runner.client.submit(tell).result()
+        arrived.wait(60)
+
+    assert [each["loaded"] for each in told] == [True]

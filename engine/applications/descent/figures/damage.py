@@ -1,19 +1,20 @@
 """Section of changed inputs: the examples and classes that account for the damage or gain."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.applications.comparisons.results import ChangedImage, Damage
 from engine.applications.descent.material import Material
 from engine.applications.shown_examples import candidate, together
 from engine.problems.splits import DataSet
-from engine.reports.canvas import BLUE, GREY, ORANGE, legend, new_figure
+from engine.reports.canvas import BLUE, GREY, ORANGE, cut_name, legend, lying, new_figure
 from engine.reports.pictures import changes
 from engine.reports.sections import Card, Figure, Section, Table
-from engine.reports.units import write_percent
+from engine.reports.units import write_number, write_percent
 from engine.reports.vector import vector
 
 if TYPE_CHECKING:
+    import matplotlib.axes
     import matplotlib.figure
 
 SHOWN = 8
@@ -21,6 +22,12 @@ SHOWN = 8
 
 SIDE_BY_SIDE = 4
 """Rows of a table that are shown, a column for each: more are wider than a page."""
+
+_MOST_CLASSES = 24
+"""Classes that are drawn, those first that carry most; more are smaller than they can be read."""
+
+_UPRIGHT = 36
+"""Letters of all names together for which there is room below bars that stand."""
 
 HOW = {
     "picture": "before, after, and the change, amplified until the largest can be seen (red is "
@@ -40,12 +47,11 @@ def section(run: Material) -> Section | None:
     places = list(run.changed)
     shown = carriers(damage)[: SIDE_BY_SIDE if looks_as(run) == "row" else SHOWN]
     rows = [places.index(each.place) for each in shown]
-    notes = [write_percent(each.damage / damage.rise) if damage.rise else "" for each in shown]
+    notes = [_part(damage, each) for each in shown]
     called = "images" if looks_as(run) == "picture" else "examples"
     words = (
         f"The {len(shown)} of {len(places)} changed {called} that carry most of the "
-        f"{effect(damage)}: {HOW[looks_as(run)]}. A percentage is the share of the "
-        f"{direction(damage)} of the objective"
+        f"{effect(damage)}: {HOW[looks_as(run)]}. {_meaning(damage)}"
     )
     figures = [] if not damage.victims else [_of_classes(damage)]
     return Section(
@@ -58,6 +64,25 @@ def section(run: Material) -> Section | None:
 def direction(damage: Damage) -> str:
     """Return a noun for how the objective moved: a run that learns its inputs lowers it."""
     return "fall" if damage.rise < 0 else "rise"
+
+
+def _part(damage: Damage, image: ChangedImage) -> str:
+    """Write what a changed example has done to the objective."""
+    if damage.adds_up:
+        return write_percent(image.damage / damage.rise)
+    return f"{image.damage:+.2g} nats"
+
+
+def _meaning(damage: Damage) -> str:
+    """Say what the figure beside a changed example is, and how far it can be believed."""
+    if damage.adds_up:
+        return f"A percentage is the share of the {direction(damage)} of the objective"
+    return (
+        "A figure is what it adds to the objective by the metagradient. All together add "
+        f"{write_number(damage.parts)} nats, but the objective moved by "
+        f"{write_number(damage.rise)}: the training answers steps of this length too unevenly "
+        "for the parts to say more than an order"
+    )
 
 
 def effect(damage: Damage) -> str:
@@ -146,24 +171,59 @@ def _of_classes(damage: Damage) -> Figure:
         "test accuracy of each class before and after",
         f"First: which changed inputs {'lower' if damage.rise < 0 else 'raise'} the objective, by "
         "label, measured by the metagradient along the path of their values. Second: on which test "
-        "examples it shows.",
+        f"examples it shows.{_left_out(damage)}",
     )
 
 
 def draw_classes(damage: Damage) -> "matplotlib.figure.Figure":
     """Draw whose inputs move the objective, and on whose test examples it shows."""
-    figure, (left, right) = new_figure(3.0, columns=2)
-    names = list(damage.victims)
+    names = _classes(damage)
+    lies = sum(len(name) + 1 for name in names) > _UPRIGHT
+    figure, (left, right) = new_figure(1.2 + 0.3 * len(names) if lies else 3.0, columns=2)
     way = -1.0 if damage.rise < 0 else 1.0
-    left.bar(names, [way * damage.classes.get(name, 0.0) for name in names], color=ORANGE)
-    left.set(
-        xlabel="class of the changed inputs", ylabel=f"{direction(damage)} of the objective (nats)"
-    )
-    places = range(len(names))
+    parts = [way * damage.classes.get(name, 0.0) for name in names]
+    places = [float(place) for place in range(len(names))]
+    _bars(left, places, parts, 0.8, lies=lies, color=ORANGE)
     for offset, colour, label, which in ((-0.2, GREY, "before", 0), (0.2, BLUE, "after", 1)):
         heights = [100 * damage.victims[name][which] for name in names]
-        right.bar([p + offset for p in places], heights, 0.4, color=colour, label=label)
-    right.set_xticks(list(places), names)
-    right.set(xlabel="class of the test examples", ylabel="test accuracy (%)")
+        moved = [place + offset for place in places]
+        _bars(right, moved, heights, 0.4, lies=lies, color=colour, label=label)
+    whose = ("class of the changed inputs", "class of the test examples")
+    what = (f"{direction(damage)} of the objective (nats)", "test accuracy (%)")
+    for axes, classes, measured in zip((left, right), whose, what, strict=True):
+        if lies:
+            lying(axes)
+            axes.set_yticks(places, [cut_name(name) for name in names])
+            axes.invert_yaxis()
+            axes.set(xlabel=measured, ylabel=classes)
+        else:
+            axes.set_xticks(places, names)
+            axes.set(xlabel=classes, ylabel=measured)
     legend(right)
     return figure
+
+
+def _bars(
+    axes: "matplotlib.axes.Axes",
+    places: Sequence[float],
+    values: Sequence[float],
+    width: float,
+    *,
+    lies: bool,
+    **style: Any,  # noqa: ANN401 (matplotlib's)
+) -> None:
+    """Draw bars that stand, or that lie where there is no room for names below them."""
+    (axes.barh if lies else axes.bar)(places, values, width, **style)
+
+
+def _classes(damage: Damage) -> list[str]:
+    """Return the classes that are drawn, in their order."""
+    names = list(damage.victims)
+    by_part = sorted(names, key=lambda name: -abs(damage.classes.get(name, 0.0)))
+    most = set(by_part[:_MOST_CLASSES])
+    return [name for name in names if name in most]
+
+
+def _left_out(damage: Damage) -> str:
+    others = len(damage.victims) - len(_classes(damage))
+    return f" {others} more classes carry less." if others else ""

@@ -35,6 +35,16 @@ def test_a_class_suffers_only_if_its_accuracy_falls(victims, says):
     assert re.match(says, sentences[-1])
 
 
+def test_a_sum_that_is_not_the_rise_names_nobody():
+    """Of parts that a chaotic training makes up the first carried half of a small rise."""
+    found = record(three=(0.9, 0.8))
+    damage = found.damage.model_copy(update={"rise": 0.01})
+
+    (sentence,) = damage_findings(found.model_copy(update={"damage": damage}))
+
+    assert "together add 0.3000 nats to the objective, but it rose by 0.0100" in sentence
+
+
 @pytest.mark.parametrize(
     ("own", "under_noise", "says"),
     [

@@ -1,9 +1,11 @@
 """What a stranger's report shows of examples: changed rows and texts, and who was tested."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from engine.applications.comparisons.results import Baseline, ChangedImage, Damage
 from engine.applications.descent.figures import comparison, damage, held_out, losses
@@ -166,6 +168,44 @@ def test_bars_of_a_fall_stand_upright():
 
     assert [bar.get_height() for bar in left.patches] == [1.5, 0.5]
     assert left.get_ylabel() == "fall of the objective (nats)"
+
+
+def test_parts_that_do_not_add_up_are_no_shares():
+    """After a chaotic training a picture carried -31028 % of the fall."""
+    rows = torch.tensor([[1.0], [2.0]])
+    data = data_of(rows, names=("Ann", "Bob"), show_inputs=lambda row: {"age": f"{row[0]}"})
+    images = [
+        ChangedImage(id=place, place=place, label=None, damage=part)
+        for place, part in ((0, 54.0), (1, 25.0))
+    ]
+    run = material(data, POISON, rows, rows + 1, images, rise=-0.08, changed=[0, 1])
+
+    ((words, table),) = damage.section(run).examples.items()
+
+    assert "All together add 79.0000 nats, but the objective moved by -0.0800" in words
+    assert list(table.rows[0].items()) == [
+        ("column", "share"),
+        ("Bob", "+25 nats"),
+        ("Ann", "+54 nats"),
+    ]
+
+
+@pytest.mark.parametrize(("number", "drawn"), [(17, 17), (40, 24)])
+def test_names_of_many_classes_do_not_cover_each_other(number, drawn):
+    """Seventeen folders of photographs were one black line below the bars."""
+    names = [f"animals and plants {place}" for place in range(number)]
+    parts = {name: float(place) for place, name in enumerate(names)}
+    many = Damage(images=[], rise=2.0, classes=parts, victims=dict.fromkeys(names, (0.9, 0.8)))
+
+    figure = damage.draw_classes(many)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+
+    for axes in figure.axes:
+        boxes = [each.get_window_extent(renderer) for each in axes.get_yticklabels()]
+        assert len(boxes) == drawn
+        assert not any(one.overlaps(other) for one, other in pairwise(boxes))
+    assert axes.get_yticklabels()[-1].get_text() == names[-1]  # those that carry most
 
 
 def test_metrics_of_ones_own_stand_wherever_accuracy_does():
