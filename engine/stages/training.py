@@ -292,7 +292,7 @@ def _routine_at(run: Run, value: Ref) -> Routine:
 
 
 def _rows_ahead(store: str, trajectory: Ref | None) -> RowStore | None:
-    """Return the states of a segment that was replayed ahead; None if it was not, or what was made is gone."""
+    """Return the states of a segment that was replayed ahead; None if there are none (any more)."""
     if trajectory is None:
         return None
     try:

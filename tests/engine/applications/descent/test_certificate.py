@@ -1,10 +1,12 @@
 """Certificates: an honest run passes, a number that was changed afterwards does not."""
 
+import errno
 import os
 import shutil
 
 import pytest
 
+from engine.applications import verifying
 from engine.applications.verifying import verify_run
 from engine.errors import CheckpointCorruptError, ConfigurationError
 from engine.preflight.verdict import Verdict
@@ -133,6 +135,25 @@ def test_a_run_of_another_machine_says_so(own):
     certificate = verify_run(store, record.run, seed=0)
 
     assert "processor was Another Processor 9000" in certificate.checks[1].cause
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EIO])
+def test_a_verdict_is_told_where_it_cannot_be_kept(number, own, monkeypatch):
+    """A colleague's store may only be read; what was found took minutes, and holds."""
+    store, record = own
+
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number), "certificate.json")
+
+    monkeypatch.setattr(verifying, "write_record", refuse)
+
+    certificate = verify_run(store, record.run, seed=5)
+
+    assert certificate.verdict is Verdict.PASS
+    assert store in certificate.unkept
+    assert os.strerror(number) in certificate.unkept
+    assert "unkept" not in certificate.model_dump()
+    assert read_certificate(store, record.run) is None
 
 
 def test_damage_is_no_verdict(own):
