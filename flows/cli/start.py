@@ -45,6 +45,7 @@ def _end_in_time(code: object) -> None:
 
 
 def _end(code: int) -> None:
+    threading.main_thread().join()  # it has nothing left to do but to wait
     time.sleep(PATIENCE)
     words = (
         "The command is done, and does not wait any longer for threads or exit handlers that the "
