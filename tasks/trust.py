@@ -52,7 +52,10 @@ def verify(run: str, store: str, seed: int | None, trusted: bool) -> str:
     """
     check_readable(store)
     found = verify_run(store, run, seed, trusted=trusted)
-    more = f"Kept beside the result as {CERTIFICATE}; the seed {found.seed} repeats it."
+    kept = f"Kept beside the result as {CERTIFICATE}"
+    if found.unkept:
+        kept = f"Not kept beside the result: {found.unkept.rstrip('.')}"
+    more = f"{kept}; the seed {found.seed} repeats it."
     made = f"verified {found.made[:16].replace('T', ' ')} UTC"
     _show(f"verify-{found.run}", found.run, made, found.checks, found.verdict, more)
     return found.run

@@ -303,11 +303,10 @@ class OpenRun:
         if stage not in self.stages:
             known = ", ".join(self.stages) or "none"
             raise ConfigurationError(f"Run {self.name} has no stage {stage!r}. Use one of {known}.")
-        from engine.stages.commits import rows_url
-        from engine.storage.states import RowStore
+        from engine.stages.commits import committed_rows
 
         with store_errors(self.store):
-            return RowStore.open(rows_url(self.store, self.stages[stage])).arrays()
+            return committed_rows(self.store, self.stages[stage]).arrays()
 
     def dataset(self) -> Any:  # noqa: ANN401 (xarray is an extra)
         """Return scores, z and metagradients of all outer steps as an ``xarray.Dataset``.

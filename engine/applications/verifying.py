@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from engine.applications.kinds import read_finished
 from engine.applications.made_again.stages import here
-from engine.errors import CheckpointCorruptError, ConfigurationError
+from engine.errors import CheckpointCorruptError, ConfigurationError, StoreError
 from engine.preflight.verdict import CheckReport
 from engine.recipes.kinds import find, kinds
 from engine.recipes.names import run_name
@@ -14,7 +14,7 @@ from engine.runs.finished import FinishedRun
 from engine.runs.growing import write_certified
 from engine.runs.run import find_run, read_recipe
 from engine.runs.stored_places import check_places
-from engine.storage.location import join
+from engine.storage.location import join, store_errors
 from engine.storage.places import CERTIFICATE, run_folder
 from engine.storage.records import write_record
 
@@ -23,6 +23,9 @@ def verify_run(
     store: str, run: str, seed: int | None = None, *, trusted: bool = False
 ) -> Certificate:
     """Make random parts of a finished run again, as its kind does; keep a certificate.
+
+    Where the store may only be read, as one of somebody else, or has no room, the certificate is
+    returned and says why it is not kept: what was found took long, and holds.
 
     Args:
         store: fsspec URL of the store.
@@ -60,8 +63,13 @@ def verify_run(
         seed=chosen,
         environment=here(record.recipe.descent),
     )
-    write_record(join(run_folder(store, name), CERTIFICATE), certificate.model_dump(mode="json"))
-    write_certified(store, record)
+    try:
+        with store_errors(store):
+            content = certificate.model_dump(mode="json")
+            write_record(join(run_folder(store, name), CERTIFICATE), content)
+            write_certified(store, record)
+    except StoreError as error:
+        return certificate.model_copy(update={"unkept": str(error)})
     return certificate
 
 

@@ -19,6 +19,7 @@ from engine.routine.routine import Routine
 from engine.schedules.by_name import NamedScheduleMaker
 from engine.schedules.trees import Forward
 from engine.step.reference import StepVjp
+from engine.storage.states import RowStore
 from engine.types import Metaparams, State
 
 
@@ -52,7 +53,7 @@ def reverse_steps(  # noqa: PLR0913 (what a sweep is made of)
     vjp: StepVjp,
     maker: NamedScheduleMaker,
     later: LaterSteps | None = None,
-    trajectory: str | None = None,
+    trajectory: RowStore | None = None,
 ) -> Sweep:
     """Replay and reverse consecutive steps at the routine's own z.
 
@@ -65,7 +66,7 @@ def reverse_steps(  # noqa: PLR0913 (what a sweep is made of)
         vjp: How a step is reversed.
         maker: Makes the schedule of the replay.
         later: Checks the second derivative of some later steps, which no preflight can see.
-        trajectory: URL of the states, if they were replayed ahead.
+        trajectory: The states, if they were replayed ahead.
 
     Returns:
         The sweep, with lambda_t and the metagradient so far.

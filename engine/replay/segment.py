@@ -43,7 +43,7 @@ def reverse_segment(
     *,
     first: Callable[[], State],
     maker: NamedScheduleMaker,
-    trajectory: str | None = None,
+    trajectory: RowStore | None = None,
 ) -> None:
     """Pull a sweep's adjoint back through a segment.
 
@@ -53,7 +53,7 @@ def reverse_segment(
         sweep: Holds the adjoint at ``steps.stop``; advanced in place.
         first: Loads the state at ``steps.start``; called if states have to be replayed.
         maker: Makes the schedule that replays them.
-        trajectory: URL of the segment's states. Where they are missing or damaged, the rest of
+        trajectory: The segment's states. Where they are missing or damaged, the rest of
             the segment is replayed, with a warning.
 
     Cost:
@@ -63,7 +63,7 @@ def reverse_segment(
     stop, z = steps.stop, routine.point()
     if trajectory is not None:
         try:
-            rows = _Shifted(RowStore.open(trajectory), steps.start)
+            rows = _Shifted(trajectory, steps.start)
             with BackgroundStates(rows) as stored:  # reads a state while the one after is reversed
                 replay(_walk_back(steps), routine, z, {Tier.STORE: stored}, sweep)
         except (CheckpointMissingError, CheckpointCorruptError) as error:

@@ -1,6 +1,8 @@
 """Certificates: results of a run's verification, kept beside the result of the run."""
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from engine.errors import CheckpointMissingError
 from engine.preflight.verdict import Check, Verdict
@@ -58,6 +60,9 @@ class Certificate(Verified):
 
     environment: dict[str, Any]
     """Where it was made."""
+
+    unkept: Annotated[str, Field(exclude=True)] = ""
+    """Why it could not be kept beside the result; empty if it is kept. What was found holds."""
 
 
 def read_certificate(store: str, run: str) -> Certificate | None:

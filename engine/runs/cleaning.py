@@ -11,10 +11,11 @@ With ``intermediate`` the rest of it goes: states and adjoints that only a repet
 run would use, and would make again.
 """
 
+import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal
 
-from engine.errors import ConfigurationError, StoreFullError
+from engine.errors import ConfigurationError, StoreFullError, StoreRefusedError
 from engine.reports.units import write_duration
 from engine.runs.clean_plan import CleanPlan, CleanReport, CleanRules, Freed, Victim
 from engine.runs.freeing import carry_out, named_source, refuse_shared_folders
@@ -53,15 +54,16 @@ def plan_clean(store: str, rules: CleanRules) -> CleanPlan:
 
 
 def _time(store: str, found: Inventory) -> float:
-    """Return the time by the store's clock, or, on a disk that is full, when it wrote last.
+    """Return the time by the store's clock, or when it wrote last, where it takes no file.
 
-    Nothing is older than it seems then, so a clean frees rather less; but it can be made, and a
-    full disk is what it is for.
+    Nothing is older than it seems then, so a clean frees rather less; but it can be made: a full
+    disk is what it is for, and of a store that may only be read it can be told.
     """
     try:
         return store_time(store)
-    except StoreFullError:
-        return max((file.modified for file in _files(found)), default=0.0)
+    except (StoreFullError, StoreRefusedError):
+        written = max((file.modified for file in _files(found)), default=0.0)
+        return min(written, time.time())  # a client whose clock was ahead may have dated a file
 
 
 def _files(found: Inventory) -> Iterator[File]:
@@ -243,7 +245,8 @@ def _at_work(
 ) -> dict[str, str]:
     """Return the runs that are being carried out, each with the evidence.
 
-    Leases are looked at for runs that the rules name: nothing else depends on them.
+    Leases are looked at for runs that the rules name: nothing else depends on them. Between two
+    stages, as while data are loaded, a run holds none; on this machine its process is asked for.
     """
     used: dict[str, list[StoredStage]] = {}
     by_label = {label(*name): stage for name, stage in found.stages.items()}
@@ -258,6 +261,11 @@ def _at_work(
                 f"Run {run.name} has not finished, and its last write was less than "
                 f"{rules.grace_seconds:.0f} s ago, so it may be at work. Stop it, and use "
                 "--grace 0s to free it anyway."
+            )
+        elif run.name in chosen and (living := [each for each in run.starts if each.lives_here]):
+            working[run.name] = (
+                f"Run {run.name} is being carried out. {living[-1].goes_on()} "
+                "Stop that process first; only runs without a process can be freed."
             )
         elif run.name in chosen:
             used[run.name] = stages

@@ -11,6 +11,9 @@ from pydantic import AwareDatetime, ValidationError
 
 from engine.recipes.settings import Document
 
+_LONGEST = 100
+"""Letters of a name that is repeated."""
+
 
 class Ending(Document):
     """How a run ended."""
@@ -81,3 +84,25 @@ def read_ending(record: dict[str, Any] | None) -> Ending | None:
         return Ending.model_validate((record or {})["ending"])
     except (KeyError, ValidationError):
         return None
+
+
+def renamed(run: str, record: dict[str, Any] | None) -> str:
+    """Return the run that a record is of, if it is not the run in whose folder it lies.
+
+    Args:
+        run: Name of the folder.
+        record: What its ``run.json`` holds; None if there is nothing that can be read.
+
+    Returns:
+        Empty if the two agree, or the record does not say.
+    """
+    found = (record or {}).get("run")
+    return found[:_LONGEST] if isinstance(found, str) and found != run else ""
+
+
+def told_renamed(run: str, other: str) -> str:
+    """Say of a folder that it holds the result of another run, and what to do."""
+    return (
+        f"The folder {run} holds the result of run {other}: it was renamed or copied from outside. "
+        f"Name it {other} again, or delete it: as it is, no other command takes it."
+    )

@@ -16,7 +16,7 @@ from engine.runs.inventory import StoredRun, stored_run
 from engine.runs.run import list_runs
 from engine.stages.claims import claim_url, read_claim, read_claims
 from engine.storage import places
-from engine.storage.listing import File, describe_file
+from engine.storage.listing import File, describe_file, relative_paths
 from engine.storage.location import (
     filesystem,
     is_local,
@@ -73,8 +73,7 @@ def _carry_out(plan: CleanPlan) -> CleanReport:
     remove_files(places.results_folder(store), results)
     for run in plan.runs:
         if _is_untouched(store, run):
-            remove_files(places.runs_folder(store), [file.path for file in run.files])
-            _remove_empty(places.run_folder(store, run.name))
+            _free_run(store, run)
         else:
             spared.add(run.name)
     spared |= _free_sources(store, plan.sources)
@@ -116,6 +115,20 @@ def _free(store: str, victims: list[Victim]) -> set[str]:
             url = claim_url(store, run, *victim.stage.name)
             remove_files(store, [filesystem(url)[1]])
     return spared
+
+
+def _free_run(store: str, run: StoredRun) -> None:
+    """Delete the folder of a run; last of all what makes it one, or a kill would leave rubbish.
+
+    A folder without settings and claims may be anything, and nothing in it is ever deleted.
+    """
+    folder, whole = places.runs_folder(store), places.run_folder(store, run.name)
+    kinds: dict[bool, list[str]] = {False: [], True: []}
+    for name, file in relative_paths(whole, run.files).items():
+        kinds[name == places.RECIPE or name.startswith(f"{places.CLAIMS}/")].append(file.path)
+    remove_files(folder, kinds[False])
+    remove_files(folder, kinds[True])
+    _remove_empty(whole)
 
 
 def _free_sources(store: str, sources: dict[str, list[File]]) -> set[str]:

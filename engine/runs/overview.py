@@ -11,7 +11,7 @@ from engine.recipes.files import stored_beside_each_other, stored_beside_shipped
 from engine.recipes.settings import Document
 from engine.recipes.titles import said_changes
 from engine.reports.units import number_in
-from engine.runs.endings import Ending
+from engine.runs.endings import Ending, renamed
 from engine.runs.inventory import (
     StoredRun,
     StoredStage,
@@ -132,8 +132,8 @@ class Part(Document):
     """What came of it, or why it stopped, in one sentence; may be empty."""
 
 
-class RunOverview(Document):
-    """A run and all of its stages."""
+class Seen(Document):
+    """What a view of a run says in any case."""
 
     run: str
     """Name of the run."""
@@ -146,15 +146,6 @@ class RunOverview(Document):
 
     active: str
     """When it last wrote something: UTC, ISO 8601."""
-
-    stages: list[StageLine]
-    """In the order in which it last asked for them."""
-
-    totals: StageTotals
-    """Sums over the stages."""
-
-    spent: Spent
-    """What it took, over all of its starts."""
 
     changes: str = ""
     """What was changed of the recipe as it ships, in a few words."""
@@ -167,42 +158,37 @@ class RunOverview(Document):
     """Where its last start is at work, or may be; empty if it is over, and once the run has
     finished."""
 
+    renamed: str = ""
+    """The run whose result this is, if its folder was renamed or copied; else empty."""
+
+
+class RunOverview(Seen):
+    """A run and all of its stages."""
+
+    stages: list[StageLine]
+    """In the order in which it last asked for them."""
+
+    totals: StageTotals
+    """Sums over the stages."""
+
+    spent: Spent
+    """What it took, over all of its starts."""
+
     parts: list[Part] = []
     """The runs that are parts of it, of those that have begun."""
 
 
-class RunLine(Document):
+class RunLine(Seen):
     """A run in a list of runs."""
-
-    run: str
-    """Name of the run."""
-
-    recipe: str
-    """Name of the recipe."""
-
-    standing: Standing
-    """Whether it has finished."""
-
-    active: str
-    """When it last wrote something: UTC, ISO 8601."""
 
     stages: int
     """Stages that it uses."""
-
-    changes: str = ""
-    """What was changed of the recipe as it ships, in a few words."""
 
     verdict: str = ""
     """What came of it, in one sentence; empty while it has not finished."""
 
     seconds: float | None = None
     """Wall clock over all starts; none while it has not finished."""
-
-    stopped: str = ""
-    """As of ``RunOverview``."""
-
-    goes_on: str = ""
-    """The same."""
 
     part_of: list[str] = []
     """The runs that it is a part of, which a list for people shows in its place."""
@@ -245,6 +231,7 @@ def describe(store: str, run: str) -> tuple[RunOverview, dict[str, Any] | None]:
         changes=_changes([found.recipe or {}])[0],
         stopped=_of_last_start(found, Start.sentence),
         goes_on=_of_last_start(found, Start.goes_on),
+        renamed=renamed(run, found.record),
         parts=_described_parts(store, found.parts),
     )
     return view, found.record if found.finished else None
@@ -305,6 +292,7 @@ def list_overviews(store: str) -> list[RunLine]:
             seconds=number_in(run.record or {}, "seconds") if run.finished else None,
             stopped=_of_last_start(run, Start.sentence),
             goes_on=_of_last_start(run, Start.goes_on),
+            renamed=renamed(run.name, run.record),
             part_of=wholes.get(run.name, []),
             parts=len(there.intersection(run.parts)),
         )

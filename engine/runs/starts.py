@@ -67,6 +67,12 @@ class Start(Document):
             "another machine, or was killed, e.g. because this one was switched off."
         )
 
+    @property
+    def lives_here(self) -> bool:
+        """Whether a process of this machine is known to carry it out at this moment."""
+        owner = self.owner if self.stopped is None else None
+        return owner is not None and is_here(owner) and not is_over(owner)
+
     def _began(self) -> str:
         return f"{self.started:%Y-%m-%d %H:%M} UTC"
 

@@ -32,7 +32,13 @@ from engine.stages.keys import Declaration, engine_version, plain, run_environme
 from engine.stages.lease import Lease, acquire
 from engine.stages.references import Ref
 from engine.stages.run import Run
-from engine.stages.stage_records import Recorded, StageRecord, any_record, intact_record
+from engine.stages.stage_records import (
+    Recorded,
+    StageRecord,
+    any_record,
+    intact_record,
+    record_of,
+)
 from engine.storage.location import (
     join,
     list_folders,
@@ -227,14 +233,16 @@ def committed_folder(store: str, ref: Ref) -> str:
     return stage_folder(store, ref.stage, ref.key)
 
 
-def rows_url(store: str, ref: Ref) -> str:
-    """Return where the rows of a committed stage are.
+def committed_rows(store: str, ref: Ref) -> RowStore:
+    """Return the rows of a committed stage, each of which is compared with the stage's record.
 
     Raises:
-        StoreError: If the stage is not committed, or its record is damaged.
+        StoreError: If the stage is not committed, or its record is damaged or of other bits; also
+            later, where a row is not the one that was committed.
     """
+    record = _read(store, ref)
     folder = stage_folder(store, ref.stage, ref.key)
-    return _rows_folder(folder, intact_record(folder))
+    return RowStore.open(_rows_folder(folder, record), fingerprints=record.fingerprints)
 
 
 def read_rows(store: str, ref: Ref, device: torch.device | None = None) -> State:
@@ -244,7 +252,7 @@ def read_rows(store: str, ref: Ref, device: torch.device | None = None) -> State
         StoreError: If they are missing or damaged; names the stage and the vector.
     """
     with store_errors(store):
-        rows = RowStore.open(rows_url(store, ref)).load(0)
+        rows = committed_rows(store, ref).load(0)
     return rows if device is None else {name: row.to(device) for name, row in rows.items()}
 
 
@@ -362,7 +370,7 @@ def _fingerprints(folder: str, num_rows: int) -> list[dict[str, str]]:
 
 
 def _read(store: str, ref: Ref) -> StageRecord:
-    return intact_record(stage_folder(store, ref.stage, ref.key))
+    return record_of(store, ref)
 
 
 def _rows_folder(folder: str, record: StageRecord) -> str:

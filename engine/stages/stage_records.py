@@ -2,6 +2,9 @@
 
 The digest in it finds accidental damage. It is not a signature: whoever can write to a store can
 make it anew. So what a record names is checked like anything else that comes from a store.
+
+A folder that was renamed holds a record that is intact and of another stage. So whoever wants what
+a certain stage made asks for that stage, bits included, and never for whatever a folder holds.
 """
 
 from typing import Annotated, Any
@@ -12,7 +15,7 @@ from engine.errors import CheckpointCorruptError, CheckpointMissingError
 from engine.recipes.settings import Document, digest
 from engine.stages.references import Ref
 from engine.storage.location import join
-from engine.storage.places import RECORD
+from engine.storage.places import RECORD, stage_folder
 from engine.storage.records import read_model, read_record, understood
 from engine.storage.safe_names import AttemptName
 
@@ -86,6 +89,26 @@ def intact_record(folder: str) -> StageRecord:
             "was committed. Run the stage again."
         )
     return understood(url, content, StageRecord)
+
+
+def record_of(store: str, ref: Ref) -> StageRecord:
+    """Return what commits a certain stage with the bits that a reference names.
+
+    Raises:
+        CheckpointMissingError: If nothing does.
+        CheckpointCorruptError: If the record is damaged, or that of another stage or of other bits.
+    """
+    folder = stage_folder(store, ref.stage, ref.key)
+    record = intact_record(folder)
+    if record.ref != ref:
+        found = record.ref
+        raise CheckpointCorruptError(
+            f"{folder} should hold what {ref.stage} {ref.key[:8]} has made, with the digest "
+            f"{ref.content}, and holds {found.stage} {found.key[:8]} with {found.content}: it was "
+            "renamed, copied or replaced from outside. Put the old folder back, or delete this one "
+            "and let the run go on with `mgd resume`, which makes the stage again."
+        )
+    return record
 
 
 def any_record(folder: str) -> StageRecord | None:

@@ -36,12 +36,13 @@ from engine.routine.routine import Routine
 from engine.schedules.by_name import schedule_maker
 from engine.schedules.segments import Segment
 from engine.stages.ahead import made_ahead
-from engine.stages.commits import Made, read_origin, read_rows, rows_url
+from engine.stages.commits import Made, committed_rows, read_origin, read_rows
 from engine.stages.metagradient_rows import as_rows, metagradients_in, only_metagradient
 from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.stages.stage import stage
 from engine.storage.location import check_writable
+from engine.storage.states import RowStore
 from engine.types import State
 from engine.witness.witness import testify
 
@@ -291,12 +292,12 @@ def _routine_at(run: Run, value: Ref) -> Routine:
     return run.problem.routine.at(read_rows(run.store, value)["value"])
 
 
-def _rows_ahead(store: str, trajectory: Ref | None) -> str | None:
-    """Return where a segment was replayed ahead; None if it was not, or what was made is gone."""
+def _rows_ahead(store: str, trajectory: Ref | None) -> RowStore | None:
+    """Return the states of a segment that was replayed ahead; None if there are none (any more)."""
     if trajectory is None:
         return None
     try:
-        return rows_url(store, trajectory)
+        return committed_rows(store, trajectory)
     except (CheckpointMissingError, CheckpointCorruptError) as error:
         logger.warning("The segment is replayed here. %s", error)
         return None

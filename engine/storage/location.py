@@ -42,7 +42,7 @@ from engine.errors import (
 from engine.extras import install
 from engine.secret_urls import redacted, refuse_secrets
 from engine.storage.objects import remove_all, remove_below
-from engine.storage.s3 import use_patient_session
+from engine.storage.s3 import BucketMissingError, use_patient_session
 from engine.storage.safe_names import part as one_part
 from engine.storage.transient_errors import is_transient
 
@@ -255,7 +255,8 @@ def store_errors(url: str) -> Iterator[None]:
 
     Raises:
         StoreFullError: If there is no space left.
-        StoreRefusedError: If it may not be read or written: this does not pass by itself.
+        StoreRefusedError: If it may not be read or written, or its bucket is gone: this does not
+            pass by itself.
         StoreError: If it does not answer: this may pass, so whoever asked may try again.
     """
     try:
@@ -271,6 +272,12 @@ def store_errors(url: str) -> Iterator[None]:
             ) from error
         if number == errno.ENAMETOOLONG:
             raise _unavailable(url, f"{type(error).__name__}: {error}".rstrip(".")) from error
+        if isinstance(error, BucketMissingError):
+            raise StoreRefusedError(
+                f"The bucket of the store {redacted(url)} does not exist (any more), so it can "
+                "neither be read nor written. Look at its name and at AWS_ENDPOINT_URL, or "
+                "name another store: --store URL."
+            ) from error
         if isinstance(error, PermissionError) or number == errno.EROFS:
             raise StoreRefusedError(
                 f"The store {redacted(url)} refuses to be read or written: "

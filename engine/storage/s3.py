@@ -4,6 +4,9 @@ Before it sends an object, botocore asks the server whether it may (``Expect: 10
 aiohttp waits for that answer, as for room for a body, without any limit: its time-outs begin when
 the body is sent. A server that falls silent at that moment, or a network that loses its packets,
 would stop a run for good.
+
+A bucket that is not there is an error of its own. The driver tells of it as of an object that is
+not there, which to whoever reads a store means that nothing was written yet.
 """
 
 import asyncio
@@ -17,13 +20,21 @@ ANSWER_SECONDS = 300.0
 """Longest wait from a request to the head of its answer; 32 MiB at 0.1 MB/s."""
 
 
+class BucketMissingError(OSError):
+    """The bucket of an object does not exist, or does not any more."""
+
+
 def use_patient_session() -> None:
     """Let every S3 filesystem that this process opens from now on use the session.
 
-    A session that is configured already stays. Without the driver nothing happens.
+    A session that is configured already stays. Without the driver nothing happens. A bucket that
+    is missing raises ``BucketMissingError`` from then on.
     """
-    if importlib.util.find_spec("aiobotocore") is None:
+    if importlib.util.find_spec("aiobotocore") is None or importlib.util.find_spec("s3fs") is None:
         return
+    from s3fs import errors
+
+    errors.ERROR_CODE_TO_EXCEPTION["NoSuchBucket"] = BucketMissingError
     settings = fsspec.config.conf.setdefault("s3", {})
     settings.setdefault("config_kwargs", {}).setdefault("http_session_cls", _session_class())
 

@@ -8,7 +8,7 @@ starts no threads of its own.
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -118,8 +118,14 @@ class RowStore:
         url: Where the group is, a local path being absolute.
     """
 
-    def __init__(self, url: str, options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        options: dict[str, Any] | None = None,
+        fingerprints: Sequence[Mapping[str, str]] | None = None,
+    ) -> None:
         self.url = absolute(url)
+        self._expected = fingerprints
         self._files, self._path = filesystem(self.url, options)
         self._zarr = open_zarr(self.url, options)
         self._options = options
@@ -158,14 +164,27 @@ class RowStore:
         return cls(url, options)
 
     @classmethod
-    def open(cls, url: str, options: dict[str, Any] | None = None) -> "RowStore":
+    def open(
+        cls,
+        url: str,
+        options: dict[str, Any] | None = None,
+        *,
+        fingerprints: Sequence[Mapping[str, str]] | None = None,
+    ) -> "RowStore":
         """Open a group that exists, for reading and writing.
+
+        Args:
+            url: As for ``create``.
+            options: fsspec storage options.
+            fingerprints: Those of the vectors of each row, as they were noted elsewhere: a row that
+                is whole, but another one, is then damaged too. By default those in the commit mark
+                of the row are believed.
 
         Raises:
             CheckpointMissingError: If there is none.
             CheckpointCorruptError: If its metadata is damaged.
         """
-        return cls(url, options)
+        return cls(url, options, fingerprints)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -222,7 +241,7 @@ class RowStore:
 
     def verified(self, step: int) -> tuple[State, dict[str, str]]:
         """Return s_step as ``load`` does, and the fingerprints of its vectors."""
-        fingerprints = read_mark(self.url, step, self._arrays, self._options)
+        fingerprints = self._marked(step)
         state = {name: self._read(step, name, fingerprints[name]) for name in self._arrays}
         return state, fingerprints
 
@@ -230,8 +249,10 @@ class RowStore:
         """Return the arrays, shapes (rows, elements), which read a chunk when it is asked for.
 
         They are read-only. The checksum of each chunk is compared, the fingerprint of the row is
-        not: ``load`` does both.
+        not: ``load`` does both. Of fingerprints that ``open`` was given, the marks are compared.
         """
+        for step in range(len(self._expected or ())):
+            self._marked(step)
         lazy = self._zarr.with_read_only(True)
         return {
             name: open_array(self.url, lazy, name, self._description, self._options)
@@ -270,6 +291,20 @@ class RowStore:
                     f"saved to {self.url}, which holds shape {(size,)} and {dtype}. "
                     "Use one store for each optimizer and model."
                 )
+
+    def _marked(self, step: int) -> dict[str, str]:
+        """Return the fingerprints in the mark of a row, if they are those that it should have."""
+        found = read_mark(self.url, step, self._arrays, self._options)
+        if self._expected is None:
+            return found
+        expected = dict(self._expected[step]) if step < len(self._expected) else {}
+        if found != expected:
+            raise corrupt_row(
+                self.url,
+                step,
+                f"its commit mark says {str(found)[:200]}, and {str(expected)[:200]} was committed",
+            )
+        return found
 
     def _read(self, step: int, name: str, expected: str) -> Tensor:
         self._check_parts(step, name)

@@ -2,6 +2,8 @@
 
 import errno
 
+from engine.storage.s3 import BucketMissingError
+
 
 def is_transient(error: BaseException) -> bool:
     """Say whether an error of a store's driver is transient: the store did not answer this time."""
@@ -15,6 +17,7 @@ def is_transient(error: BaseException) -> bool:
 _LASTING = (
     *(FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError),
     PermissionError,
+    BucketMissingError,
 )
 _LASTING_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG}
 """Errors that a second try would meet again."""

@@ -57,9 +57,14 @@ def verify(
     with store_errors(place), seen_at_work(quiet=quiet):
         certificate = verify_run(place, run, seed, trusted=trusted)
     if as_json:
-        say(json.dumps(certificate.model_dump(mode="json")))
+        unkept = {"unkept": certificate.unkept} if certificate.unkept else {}
+        say(json.dumps(certificate.model_dump(mode="json") | unkept))
     else:
         show_checks(certificate.checks, certificate.verdict, certificate.run, quiet=quiet)
+    if certificate.unkept:
+        why = f"Not kept beside the result; --seed {certificate.seed} repeats it."
+        tell(f"{why} {certificate.unkept}", err=True)
+    elif not as_json:
         tell(f"Kept beside the result as {CERTIFICATE}; --seed {certificate.seed} repeats it.")
     return certificate.verdict is Verdict.REFUSE
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from engine.errors import ConfigurationError
 from engine.reports.page import REPORT
+from engine.runs.endings import renamed, told_renamed
 from engine.runs.run import find_run, no_report
 from engine.storage.location import absolute, store_errors
-from engine.storage.places import run_file
+from engine.storage.places import RUN, run_file
 from engine.storage.readable import check_readable
-from engine.storage.records import read_bytes
+from engine.storage.records import read_bytes, read_records
 from flows.cli.terminal.screen import say, tell
 
 _RULE = (
@@ -45,10 +46,14 @@ def open_report(run: str, store: str) -> None:
     with store_errors(place):
         name = find_run(place, run)
         content = read_bytes(run_file(place, name, REPORT))
+        record = run_file(place, name, RUN)
+        other = renamed(name, read_records([record]).get(record))
     where = run_file(place, name, REPORT)
     if content is None:
         raise no_report(place, name)
     say(f"Report: {where}")
+    if other:
+        tell(told_renamed(name, other), err=True)
     content, grows = _GROWS.subn(b"", content, count=1)
     if grows:
         tell("The run goes on, and its report grows: open it again to see what is new.")

@@ -12,13 +12,14 @@ from engine.reports.page import REPORT
 from engine.reports.units import write_duration
 from engine.runs.certificates import Certificate, how_verified, read_certificate
 from engine.runs.clean_plan import CleanReport, Freed
-from engine.runs.endings import Ending, read_ending
+from engine.runs.endings import Ending, read_ending, told_renamed
 from engine.runs.outer_steps import outer_steps
 from engine.runs.overview import Part, RunOverview, describe, list_overviews
 from engine.runs.predicted import Comparison, compare
 from engine.runs.run import find_run, no_report
 from engine.storage.location import list_files
 from engine.storage.places import run_file, run_folder
+from flows.cli.terminal.colours import WARN
 from flows.cli.terminal.screen import Screen, names, right, say, tell
 
 SHOWN = 40
@@ -48,6 +49,8 @@ def show_runs(store: str, *, as_json: bool) -> None:
         took = "" if run.seconds is None else f", took {write_duration(run.seconds)}"
         lines = [run.run, *([run.changes] if run.changes else []), f"{_minute(run.active)}{took}"]
         said = run.verdict or run.stopped or run.goes_on or str(run.standing)
+        if run.renamed:
+            said = f"{told_renamed(run.run, run.renamed)}\n{said}"
         if run.parts:
             said += f"\n{run.parts} of its parts are runs: mgd show {run.run}"
         shown.append(("\n".join(lines), said))
@@ -91,6 +94,8 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
         say(json.dumps(found))
         return
     console = Screen()
+    if view.renamed:
+        console.tell(told_renamed(name, view.renamed), WARN)
     ending = read_ending(record)
     if ending is None:
         _show_so_far(console, store, view)

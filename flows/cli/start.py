@@ -3,7 +3,15 @@
 The library alone installs this command too, without the packages that it is made of.
 """
 
+import os
 import sys
+import threading
+import time
+from contextlib import suppress
+
+PATIENCE = 30.0
+"""Seconds that what is left of a command may take: Python waits for threads, and for what was
+registered for its end, whoever has begun them; the server of a command is stopped within it too."""
 
 
 def main() -> None:
@@ -19,4 +27,33 @@ def main() -> None:
             f"mgd needs the package {error.name}, which the library alone does not install. "
             f"Run: {install('pipeline')}."
         )
-    app()
+    try:
+        app()
+    except SystemExit as error:
+        _end_in_time(error.code)
+        raise
+    _end_in_time(0)
+
+
+def _end_in_time(code: object) -> None:
+    """End the process after ``PATIENCE``, with the code that it would have, if it does not end.
+
+    A problem's code may have left a thread that waits for ever, or a handler that does.
+    """
+    number = code if isinstance(code, int) else int(code is not None)
+    threading.Thread(target=_end, args=(number,), name="end of the command", daemon=True).start()
+
+
+def _end(code: int) -> None:
+    threading.main_thread().join()  # it has nothing left to do but to wait
+    time.sleep(PATIENCE)
+    words = (
+        "The command is done, and does not wait any longer for threads or exit handlers that the "
+        "code which it called has left.\n"
+    )
+    with suppress(OSError):
+        os.write(2, words.encode())
+    if "multiprocessing" in sys.modules:  # what it has begun would go on without this process
+        for child in sys.modules["multiprocessing"].active_children():
+            child.terminate()
+    os._exit(code)

@@ -19,13 +19,12 @@ from engine.errors import CheckpointCorruptError, ConfigurationError
 from engine.reports.data_frames import as_table
 from engine.runs.finished import FinishedRun
 from engine.shown.html import rows_html
-from engine.stages.commits import read_rows, rows_url
+from engine.stages.commits import committed_rows, read_rows
 from engine.stages.metagradient_rows import is_metagradient
 from engine.stages.references import Ref
 from engine.storage.location import store_errors
 from engine.storage.places import run_file
 from engine.storage.records import read_bytes
-from engine.storage.states import RowStore
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,7 +148,7 @@ class QueryScores:
         number = self.names.index(query) if isinstance(query, str) else range(len(self))[query]
         size = len(self.examples)
         with store_errors(self.store):
-            arrays = RowStore.open(rows_url(self.store, self._refs[self.method])).arrays()
+            arrays = committed_rows(self.store, self._refs[self.method]).arrays()
             row = arrays[self._row(arrays)][0, number * size : (number + 1) * size]
         return torch.as_tensor(row)
 

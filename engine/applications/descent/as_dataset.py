@@ -8,10 +8,9 @@ import numpy as np
 from engine.applications.descent.iterates import Iterate
 from engine.errors import ConfigurationError
 from engine.extras import load
-from engine.stages.commits import read_rows, rows_url
+from engine.stages.commits import committed_rows, read_rows
 from engine.stages.metagradient_rows import is_metagradient
 from engine.stages.references import Ref
-from engine.storage.states import RowStore
 
 
 def as_dataset(store: str, iterates: Sequence[Iterate], run: str) -> Any:  # noqa: ANN401 (xarray is an extra)
@@ -68,7 +67,7 @@ def _lazy(
     backends = load("xarray.backends", "A run as a dataset", "notebook")
     indexing = load("xarray.core.indexing", "A run as a dataset", "notebook")
     first = next(ref for ref in refs if ref is not None)
-    layout = RowStore.open(rows_url(store, first)).layout
+    layout = committed_rows(store, first).layout
     (name,) = (each for each in layout if named(each))
     size, dtype_of = layout[name]
 

@@ -12,6 +12,7 @@ from engine.recipes.descent import DescentRecipe
 from engine.runs.finished import FinishedRun
 from engine.schedules.segments import Segment
 from engine.stages.commits import (
+    committed,
     committed_folder,
     find,
     read_input,
@@ -49,10 +50,12 @@ def make_training_again(record: FinishedRun, store: str, end: Ref) -> Check:
     Raises:
         StoreError: If what it was made from is missing or damaged.
     """
-    value, start = (read_input(store, end, name) for name in ("value", "start"))
+    # Bits that are others now than those it was named by are for the comparison to find.
+    stored = committed(end.stage, end.key, store) or end
+    value, start = (read_input(store, stored, name) for name in ("value", "start"))
     if value is None:
         raise untold(end)
-    segment, recipe = read_segment(store, end), record.recipe.descent
+    segment, recipe = read_segment(store, stored), record.recipe.descent
     return make_again(
         record,
         store,
@@ -105,11 +108,21 @@ def make_again(  # noqa: PLR0913 (what a stage is made from, and what is said of
         for each in inputs:
             if each is not None:
                 copy_folder(committed_folder(store, each), committed_folder(scratch, each))
+                now = committed(each.stage, each.key, scratch)
+                if now is not None and now.content != each.content:
+                    return _refused(name, None, _made_from_another(what, each, now))
         try:
             again = make(scratch)
         except ReplayMismatchError as error:
             return _refused(name, None, str(error))
         return _compared(record, store, ref, scratch, again, name, what)
+
+
+def _made_from_another(what: str, ref: Ref, now: Ref) -> str:
+    return (
+        f"{what} cannot be compared: it was made from {ref.stage} {ref.key[:8]} with the digest "
+        f"{ref.content}, and what is stored there now has {now.content}."
+    )
 
 
 def _compared(  # noqa: PLR0913 (both sides of a comparison)
@@ -124,7 +137,7 @@ def _compared(  # noqa: PLR0913 (both sides of a comparison)
     if again.content == ref.content == stored.content:
         cause = f"{what} gave the same bits."
         return Check(name=name, limit=0, value=0, verdict=Verdict.PASS, cause=cause)
-    before, after = read_rows(store, ref), read_rows(scratch, again)
+    before, after = read_rows(store, stored), read_rows(scratch, again)
     found = {row: difference(each, after[row]) for row, each in before.items()}
     places = [(row, each) for row, each in found.items() if each is not None]
     reason = likely_cause(record.environment, here(record.recipe.descent))

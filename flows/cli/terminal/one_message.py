@@ -16,6 +16,9 @@ UNTRUSTWORTHY = 3
 FAILED = 1
 """Exit code: the run stopped; the same command goes on where it stopped."""
 
+INTERRUPTED = 130
+"""Exit code: stopped by Ctrl-C."""
+
 SPENT = 4
 """Exit code: the run has spent its budget; it can go on with more."""
 
@@ -39,10 +42,14 @@ def one_message(debug: bool) -> Iterator[None]:
         flush()
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
         raise  # typer's own ways to end
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
+    except KeyboardInterrupt:
+        with suppress(OSError, ValueError):
+            typer.secho("\nStopped by Ctrl-C.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     except BaseException as error:  # a panic of a library in Rust is no Exception
-        if debug:
+        from flows.cli.terminal.signals import was_asked
+
+        if debug or (isinstance(error, SystemExit) and was_asked()):
             raise
         from flows.cli.terminal.screen import at_words
 
@@ -71,6 +78,8 @@ def _message(error: BaseException) -> str:
 
     if isinstance(error, EngineError):
         return error.in_recipe()
+    if isinstance(error, SystemExit):
+        return _ended_by_others(error)
     if is_out_of_memory(error):
         return (
             f"The memory of this machine is not enough: {_first_line(error)}. Use a smaller "
@@ -84,6 +93,17 @@ def _message(error: BaseException) -> str:
     return (
         f"The command stopped at an unexpected error: {type(error).__name__}: "
         f"{_first_line(error)}. Finished stages are kept. --debug shows where the error came from."
+    )
+
+
+def _ended_by_others(error: SystemExit) -> str:
+    """Say who has ended the command: an exit code of somebody else says nothing about it."""
+    from engine.recipes.code.user_code import own_line
+
+    line = own_line(error)
+    return (
+        f"Code that the command called ends the process{f' in {line}' if line else ''} (exit). "
+        "Raise an error that says what is wrong instead. Finished stages are kept."
     )
 
 

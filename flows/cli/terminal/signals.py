@@ -53,6 +53,11 @@ def says(words: str) -> None:
     _instead[:] = [words]
 
 
+def was_asked() -> bool:
+    """Return whether a signal has come that ends the command."""
+    return bool(_asked)
+
+
 @contextmanager
 def before_last_words(action: Callable[[], object]) -> Iterator[None]:
     """Do something before a signal is answered, while the block is at work."""

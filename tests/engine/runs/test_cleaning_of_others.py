@@ -1,6 +1,7 @@
 """What a clean leaves alone: what is damaged, of another version, or not the engine's."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,18 @@ def test_a_store_that_is_a_link_is_cleaned(local, tmp_path_factory):
     assert left(local) == set()
 
 
+def test_what_a_clean_would_free_is_told_of_a_store_that_may_only_be_read(local, monkeypatch):
+    """Whoever asks deletes nothing, and is shown what there is."""
+    add_stage(local, "train", "unused")
+
+    def refuse(*arguments):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(store_mark, "write_bytes", refuse)
+
+    assert "stage" in {each.what for each in plan_clean(local, NO_GRACE).report.freed}
+
+
 @pytest.mark.parametrize("is_full", ["of blocks", "of names"])
 def test_a_full_disk_is_cleaned(is_full, local, monkeypatch):
     """It is what a clean is for, and one that first wrote a file to learn the time could not be."""
@@ -184,6 +197,8 @@ def test_a_full_disk_is_cleaned(is_full, local, monkeypatch):
 
     assert "stage" in {each.what for each in freed}
     assert left(local) == {("train", key("used"))}
+    # A client whose clock is ahead has dated a file; the disk cannot say what time it is.
+    os.utime(Path(local, "runs", name, "recipe.json"), (4e9, 4e9))
     # Of what may be at work nothing goes, however old the last file is that could be written.
     assert plan_clean(local, CleanRules(older_than_seconds=3600)).report.freed == []
     assert plan_clean(local, NO_GRACE).report.kept_runs == [name]

@@ -1,4 +1,4 @@
-"""An S3 server that falls silent: every request ends, with an error that is tried again."""
+"""S3 that falls silent, or whose bucket is gone: every request ends, with the right error."""
 
 import socket
 import threading
@@ -6,9 +6,12 @@ from contextlib import suppress
 
 import pytest
 
-from engine.errors import StoreError
-from engine.storage import s3
+from engine.errors import CheckpointMissingError, StoreError
+from engine.runs import inventory, run, store_mark
+from engine.stages import commits
+from engine.storage import readable, records, s3
 from engine.storage.location import filesystem, store_errors
+from engine.storage.transient_errors import is_transient
 
 
 @pytest.fixture
@@ -75,3 +78,41 @@ def test_session_of_the_user_stays(monkeypatch):
     s3.use_patient_session()
 
     assert config["s3"]["config_kwargs"] == {"http_session_cls": "mine"}
+
+
+LOOKS = {
+    "list_runs": run.list_runs,
+    "find_run": lambda store: run.find_run(store, "digits"),
+    "stored_runs": inventory.stored_runs,
+    "read_record": lambda store: records.read_record(f"{store}/runs/a-0badcafe/run.json"),
+    "read_records": lambda store: records.read_records([f"{store}/runs/a-0badcafe/run.json"]),
+    "check_mark": store_mark.check_mark,
+    "mark_store": store_mark.mark_store,
+    "check_readable": readable.check_readable,
+    "find": lambda store: commits.find("train", "a" * 32, store),
+    "create_record": lambda store: records.create_record(f"{store}/record.json", {}),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+@pytest.mark.usefixtures("bucket")
+def test_a_bucket_that_is_gone_is_no_empty_store(look):
+    """Nothing would be found in it, and a run that lost it midway would be told to begin anew."""
+    store = "s3://no-such-bucket/store"
+
+    with (
+        pytest.raises(StoreError, match="s3://no-such-bucket/store") as raised,
+        store_errors(store),
+    ):
+        look(store)
+
+    assert "does not exist (any more)" in str(raised.value)
+    assert not isinstance(raised.value, CheckpointMissingError)
+    assert not is_transient(raised.value.__cause__)
+
+
+@pytest.mark.usefixtures("bucket")
+def test_what_is_not_in_a_bucket_that_is_there_is_absent():
+    """A new store is empty, and no error."""
+    assert run.list_runs("s3://states/never-written") == []
+    assert commits.find("train", "a" * 32, "s3://states/never-written") is None

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from engine.applications import verifying
 from engine.errors import UntrustworthyError
 from flows.cli.app import app
 from flows.cli.terminal.one_message import UNTRUSTWORTHY, one_message
@@ -96,6 +97,27 @@ def test_verify_keeps_a_certificate_that_show_shows(finished):
     assert (shown["certificate"], shown["standing"]) == (certificate, "finished")
     told = cli.invoke(app, ["show", "tiny", "--store", store])
     assert "UTC: pass" in told.stdout
+
+
+def test_verify_tells_its_verdict_where_it_cannot_be_kept(finished, monkeypatch):
+    """A store that may only be read is verified by whoever doubts it."""
+    store, _, _ = finished
+
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied", "certificate.json")
+
+    monkeypatch.setattr(verifying, "write_record", refuse)
+
+    told = cli.invoke(app, ["verify", "tiny", "--seed", "3", "--store", store])
+    result = cli.invoke(app, ["verify", "tiny", "--seed", "3", "--store", store, "--json"])
+
+    assert (told.exit_code, result.exit_code) == (0, 0), told.output
+    assert "tiny-" in told.stdout
+    assert "Kept beside" not in told.output
+    assert "Not kept beside the result; --seed 3 repeats it." in told.stderr
+    assert "Permission denied" in told.stderr
+    assert json.loads(result.stdout)["verdict"] == "pass"
+    assert "Permission denied" in json.loads(result.stdout)["unkept"]
 
 
 def test_verify_of_a_changed_run_exits_with_3(finished):

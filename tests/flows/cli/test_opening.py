@@ -1,6 +1,7 @@
 """The report of a run in a browser: a page from a store that cannot run, load or lead anywhere."""
 
 import re
+import shutil
 import webbrowser
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -107,3 +108,19 @@ def test_where_there_is_no_browser_the_place_is_said(opened, tmp_path, monkeypat
 
     assert result.exit_code == 0
     assert "No browser" in result.stdout
+
+
+@pytest.mark.parametrize("words", [["open", "copy"], ["show", "copy"], ["show"]])
+def test_a_folder_that_was_copied_is_said_to_be_another_run(words, opened, tmp_path):
+    """Two runs of one result would be taken for the same finding twice."""
+    shutil.copytree(tmp_path / "runs" / RUN, tmp_path / "runs" / "copy-1badcafe")
+    record = tmp_path / "runs" / "copy-1badcafe" / "run.json"
+
+    result = runner.invoke(app, [*words, "--store", str(tmp_path)], env={"COLUMNS": "200"})
+
+    assert result.exit_code == 0, result.stderr
+    told = " ".join(result.output.split())
+    assert f"The folder copy-1badcafe holds the result of run {RUN}" in told.replace("│ ", "")
+    record.write_text(record.read_text().replace(RUN, "copy-1badcafe"))
+    again = runner.invoke(app, [*words, "--store", str(tmp_path)], env={"COLUMNS": "200"})
+    assert "holds the result of" not in again.output

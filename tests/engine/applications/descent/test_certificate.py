@@ -1,10 +1,12 @@
 """Certificates: an honest run passes, a number that was changed afterwards does not."""
 
+import errno
 import os
 import shutil
 
 import pytest
 
+from engine.applications import verifying
 from engine.applications.verifying import verify_run
 from engine.errors import CheckpointCorruptError, ConfigurationError
 from engine.preflight.verdict import Verdict
@@ -112,7 +114,8 @@ def test_a_changed_state_is_refused_although_later_stages_name_the_old_one(own):
 
     verdicts = {check.name: check.verdict for check in certificate.checks}
     assert verdicts["train-segment"] is Verdict.REFUSE
-    assert verdicts["reverse-segment"] is Verdict.REFUSE  # its replay meets another end
+    assert verdicts["reverse-segment"] is Verdict.REFUSE  # it was made from another end
+    assert "what is stored there now has" in certificate.checks[1].cause
     assert "element 3 of exp_avg" in certificate.checks[0].cause
     assert read_certificate(store, record.run).verdict is Verdict.REFUSE
 
@@ -134,11 +137,30 @@ def test_a_run_of_another_machine_says_so(own):
     assert "processor was Another Processor 9000" in certificate.checks[1].cause
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EIO])
+def test_a_verdict_is_told_where_it_cannot_be_kept(number, own, monkeypatch):
+    """A colleague's store may only be read; what was found took minutes, and holds."""
+    store, record = own
+
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number), "certificate.json")
+
+    monkeypatch.setattr(verifying, "write_record", refuse)
+
+    certificate = verify_run(store, record.run, seed=5)
+
+    assert certificate.verdict is Verdict.PASS
+    assert store in certificate.unkept
+    assert os.strerror(number) in certificate.unkept
+    assert "unkept" not in certificate.model_dump()
+    assert read_certificate(store, record.run) is None
+
+
 def test_damage_is_no_verdict(own):
     """Rows that do not fit their record are found by every reader; there is nothing to certify."""
     store, record = own
     ref = record.iterates[0].final
-    folder = commits.rows_url(store, ref)
+    folder = commits.committed_rows(store, ref).url
     shutil.rmtree(join(folder, "params"))
 
     with pytest.raises(CheckpointCorruptError, match="mgd resume"):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -20,6 +22,7 @@ from engine.errors import (
 )
 from engine.storage.location import store_errors
 from flows.cli import app as cli
+from flows.cli.terminal import signals
 from flows.cli.terminal.one_message import one_message
 
 READING = [["show"], ["show", "a"], ["clean"], ["verify", "a"], ["resume", "a"]]
@@ -158,13 +161,23 @@ def test_output_that_cannot_be_written_is_one_message(command):
     assert "Exception ignored" not in done.stderr
 
 
-@pytest.mark.parametrize("ending", [typer.Exit(3), typer.Abort(), BrokenPipeError(), SystemExit(5)])
+@pytest.mark.parametrize("ending", [typer.Exit(3), typer.Abort(), BrokenPipeError()])
 def test_ways_to_end_that_are_no_errors_pass(ending):
     """A verdict has an exit code of its own, and whoever reads by `head` has seen enough."""
     with pytest.raises(type(ending)) as ended, one_message(False):
         raise ending
 
     assert ended.value is ending
+
+
+def test_an_exit_by_a_signal_keeps_its_code(monkeypatch):
+    """It has said what is kept, and scripts know a signal by its number."""
+    monkeypatch.setattr(signals, "_asked", [signal.SIGTERM])
+
+    with pytest.raises(SystemExit) as ended, one_message(False):
+        raise SystemExit(143)
+
+    assert ended.value.code == 143
 
 
 @pytest.mark.parametrize("command", [["show"], ["run"], ["recipes"]], ids=" ".join)
@@ -199,3 +212,59 @@ def test_a_panic_of_a_library_in_rust_is_one_message():
     assert done.exit_code == 1
     assert is_one_message(done)
     assert "PanicException: index out of bounds" in done.output
+
+
+@pytest.mark.parametrize("code", [0, 3, None, "words"])
+def test_an_exit_of_code_that_was_called_is_no_success(code, capsys):
+    """A loss that calls exit() ended `mgd check` with 0 and without a word: a script went on."""
+    with pytest.raises(typer.Exit) as ended, one_message(debug=False):
+        sys.exit(code)
+
+    assert ended.value.exit_code == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"ends the process in line \d+ of \S+test_one_message.py \(exit\)", told)
+
+
+def test_an_interrupt_is_told(capsys):
+    """Commands that are no runs say that they have stopped, too."""
+    with pytest.raises(typer.Exit) as ended, one_message(debug=False):
+        raise KeyboardInterrupt
+
+    assert ended.value.exit_code == 130
+    assert "Stopped by Ctrl-C" in capsys.readouterr().err
+
+
+LEFT = {
+    "a thread": "threading.Thread(target=time.sleep, args=(600,)).start()",
+    "an exit handler": "atexit.register(time.sleep, 600)",
+    "a process": "multiprocessing.Process(target=time.sleep, args=(601,)).start()",
+}
+
+
+@pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
+@pytest.mark.parametrize("code", [0, 3])
+def test_what_called_code_has_left_does_not_keep_a_command_alive(left, code):
+    """`mgd check` had said its verdict, and never ended."""
+    script = f"""
+import atexit, multiprocessing, threading, time
+import typer
+from flows.cli import app as module, start
+
+def command():
+    {left}
+    raise typer.Exit({code})
+
+module.app = typer.Typer()
+module.app.command()(command)
+start.PATIENCE = 1.0
+import sys
+sys.argv = ["mgd"]
+start.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False
+    )
+
+    assert done.returncode == code
+    assert "does not wait any longer" in done.stderr
+    assert "Traceback" not in done.stderr
