@@ -5,7 +5,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from engine.runs.clean_plan import CleanReport, CleanRules
+from engine.runs.clean.clean_plan import CleanReport, CleanRules
 from engine.storage.location import StoreUrl, absolute
 from tasks import cleaning
 
@@ -21,7 +21,7 @@ def clean(
     grace_hours: Annotated[float, Field(ge=0)] = 24.0,
     delete: bool = False,
 ) -> CleanReport:
-    """Free what no run needs; see ``engine.runs.cleaning`` for what always stays.
+    """Free what no run needs; see ``engine.runs.clean.cleaning`` for what always stays.
 
     Args:
         store: Folder of the runs: a path, or a URL such as s3://bucket/folder.

@@ -4,9 +4,9 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from rich.filesize import decimal
 
-from engine.runs.clean_plan import CleanReport, CleanRules
-from engine.runs.cleaning import plan_clean
-from engine.runs.freeing import carry_out
+from engine.runs.clean.clean_plan import CleanReport, CleanRules
+from engine.runs.clean.cleaning import plan_clean
+from engine.runs.clean.freeing import carry_out
 from tasks.running.artifacts import say_in_ui
 
 SHOWN = 200
@@ -15,7 +15,7 @@ SHOWN = 200
 
 @task(task_run_name="clean")
 def clean(store: str, rules: CleanRules, delete: bool) -> CleanReport:
-    """Say what no run needs, and delete it if asked; see ``engine.runs.cleaning``."""
+    """Say what no run needs, and delete it if asked; see ``engine.runs.clean.cleaning``."""
     plan = plan_clean(store, rules)
     report = carry_out(plan) if delete else plan.report
     largest = sorted(report.freed, key=lambda each: each.bytes, reverse=True)[:SHOWN]

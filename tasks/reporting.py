@@ -60,7 +60,8 @@ def heed_later_steps(recipe: DescentRecipe, store: str, gradient: Ref) -> None:
     Args:
         recipe: Says whether a refusal stops it.
         store: Where its stages lie.
-        gradient: A stage that has reversed some of its steps; see ``engine.replay.later_steps``.
+        gradient: A stage that has reversed some of its steps; see
+            ``engine.replay.refusals.later_steps``.
 
     Raises:
         UntrustworthyError: If the run heeds its preflight.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import CheckpointCorruptError, EngineError
-from engine.problems.bounded import parquet_columns
+from engine.problems.data.bounded import parquet_columns
 from engine.reports.data_frames import read_csv
 
 if TYPE_CHECKING:  # whoever only shows runs loads no torch

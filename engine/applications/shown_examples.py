@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.problems.own_examples import OwnExamples
+from engine.problems.data.own_examples import OwnExamples
+from engine.problems.data.splits import DataSet, Examples
 from engine.problems.pairs.splits import Pairs
 from engine.problems.passage import Passage
-from engine.problems.splits import DataSet, Examples
 from engine.reports.page import as_source
 from engine.reports.pictures import alone
 from engine.reports.sections import Card, Table

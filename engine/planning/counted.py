@@ -19,11 +19,11 @@ from engine.errors import DataError
 from engine.metaparameters.counts import Counts, first_subset
 from engine.planning.choice import MeasuredRun
 from engine.problems.built import BuiltProblem
+from engine.problems.data.splits import DataSet
 from engine.problems.pairs.loss import ContrastiveLoss
 from engine.problems.pairs.scores import retrieval_scores
 from engine.problems.pairs.shards import list_files
 from engine.problems.pairs.towers import build_towers
-from engine.problems.splits import DataSet
 from engine.recipes.arguments.model import ModelSettings
 from engine.recipes.arguments.pairs import ContrastiveSettings
 from engine.recipes.descent import DescentRecipe

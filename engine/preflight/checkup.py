@@ -28,7 +28,7 @@ from engine.progress.counted import unknown_work
 from engine.progress.displays import Shown, shown
 from engine.progress.meter import doing
 from engine.recipes.replay import ReplaySettings, VjpMode, replay_from
-from engine.replay.first_step import check_routine
+from engine.replay.refusals.first_step import check_routine
 from engine.routine.diagnosis import asked_rightly
 from engine.routine.idle import skipping_idle
 from engine.routine.intake import refuse_no_routine, refuse_output, whole_number

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.numerics.determinism import generator
-from engine.routine.module.batch_norm import without_buffers
+from engine.routine.module.buffers.batch_norm import without_buffers
 from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.routine import Routine
 from engine.step.step import plain_step

@@ -178,7 +178,7 @@ def heed_later(found: Sequence[str], mode: PreflightMode) -> Sequence[str]:
     """Return what was found to be wrong in later steps; stop the run, unless told not to.
 
     Args:
-        found: What was found, in words; see ``engine.replay.later_steps``.
+        found: What was found, in words; see ``engine.replay.refusals.later_steps``.
         mode: What follows from it, as from what the preflight finds.
 
     Raises:

@@ -13,12 +13,14 @@ from engine.metaparameters.base import Metaparameter
 from engine.numerics.fingerprint import fingerprint
 from engine.problems.base import Problem
 from engine.problems.calls import call_problem
+from engine.problems.data.own_examples import drawn_when_read
+from engine.problems.data.splits import DataSet, Examples
+from engine.problems.data.splitting import data_set
 from engine.problems.fits import check_baselines_fit, check_fits, smooths_labels
 from engine.problems.identity.configurations import configurations_of
 from engine.problems.identity.tried import identified
 from engine.problems.kept_code import at_hand
 from engine.problems.metaparameters import make_metaparameter
-from engine.problems.own_examples import drawn_when_read
 from engine.problems.own_training import (
     check_own_training,
     own_digests,
@@ -27,8 +29,6 @@ from engine.problems.own_training import (
     training_parts,
 )
 from engine.problems.scores import check_choice, mean_scores, unchanged
-from engine.problems.splits import DataSet, Examples
-from engine.problems.splitting import data_set
 from engine.progress.meter import doing
 from engine.recipes.code.user_code import raised, reload_file
 from engine.recipes.descent import DescentRecipe

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.problems.base import Problem
-from engine.problems.own_examples import OwnExamples
-from engine.problems.splits import DataSet
+from engine.problems.data.own_examples import OwnExamples
+from engine.problems.data.splits import DataSet
 from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import KINDS

@@ -10,6 +10,7 @@ from engine.errors import DataError
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
+from engine.problems.data.splits import Examples
 from engine.problems.pairs.images import BOUNDS, standardized
 from engine.problems.pairs.pictures import (
     MAX_BYTES,
@@ -19,7 +20,6 @@ from engine.problems.pairs.pictures import (
     why_unusable,
 )
 from engine.problems.scores import class_scores
-from engine.problems.splits import Examples
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.model import ModelSettings
 from engine.storage.listing import list_data, relative_paths

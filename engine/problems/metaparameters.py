@@ -13,9 +13,9 @@ from engine.metaparameters.base import Metaparameter
 from engine.metaparameters.by_name import kind_of
 from engine.metaparameters.setup import Setup
 from engine.problems.base import Problem
+from engine.problems.data.splits import DataSet
+from engine.problems.data.splitting import own_groups
 from engine.problems.fits import continuous_inputs
-from engine.problems.splits import DataSet
-from engine.problems.splitting import own_groups
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import GroupName, MetaparametersSettings
 

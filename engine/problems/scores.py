@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError, EngineError, did_you_mean
 from engine.numerics.fingerprint import first_difference
 from engine.problems.base import Metric
-from engine.problems.splits import Examples
+from engine.problems.data.splits import Examples
 from engine.recipes.code.user_code import raised
 from engine.recipes.descent import OuterSettings
 from engine.routine.outputs import batches_of, classification_scores

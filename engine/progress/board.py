@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.progress.meter import Meter, listening
 from engine.progress.names import in_words, part_in_words
-from engine.progress.seen import OuterLine, Running, Seen
+from engine.progress.snapshot import OuterLine, Running, Snapshot
 from engine.progress.time_left import REPLAY, REPORT, UPDATE, TimeLeft, Work
 from engine.recipes.descent import OuterSettings
 from engine.reports.units import measures
@@ -204,7 +204,7 @@ class Board:
         """Take the board from its meter: its run has stopped, others may go on."""
         self.meter.boards.remove(self)
 
-    def seen(self) -> Seen:
+    def seen(self) -> Snapshot:
         """Return where the run stands now."""
         with self._lock:
             now = self._clock() if self._ended is None else self._ended
@@ -215,7 +215,7 @@ class Board:
             unknown = over or (self._awaited is not None and not self._done and not running)
             # What is left may turn out to be more, but nobody wants to see a bar that goes back.
             self._share = max(self._share, min(self._time.share(now), MOST_SHOWN))
-            return Seen(
+            return Snapshot(
                 title=self._course.title,
                 share=1.0 if over else self._share,
                 elapsed=now - self._began,

@@ -18,7 +18,7 @@ from typing import Any
 from engine.progress.board import Board
 from engine.progress.meter import Meter, heard_by, listening
 from engine.progress.names import capital
-from engine.progress.seen import Seen
+from engine.progress.snapshot import Snapshot
 
 LINES = logging.getLogger("mgd.lines")
 """What a program says to whoever watches it; silent unless somebody adds a handler."""
@@ -121,12 +121,12 @@ class PlainLines:
         return min(max(share, _SHORTEST_PAUSE), _LONGEST_PAUSE)
 
 
-def _whose(meter: Meter, seen: Seen) -> str:
+def _whose(meter: Meter, seen: Snapshot) -> str:
     """Return which run a line is about, from the moment on that there are several."""
     return f"{seen.title.partition(':')[0]}: " if len(meter.boards) > 1 else ""
 
 
-def standing(seen: Seen) -> str:
+def standing(seen: Snapshot) -> str:
     """Say in one line how much of a run is done, and what is at work."""
     return f"{100 * seen.share:.0f} %: {seen.sentence()}"
 
@@ -153,7 +153,7 @@ def ticking(look: Callable[[], object], seconds: float = _LOOK_SECONDS) -> Itera
             look()
 
 
-Shown = bool | Callable[[Seen], object]
+Shown = bool | Callable[[Snapshot], object]
 """Whether progress is shown, or who is handed what is seen."""
 
 
@@ -163,7 +163,7 @@ def shown(progress: Shown, awaits: str = "") -> Iterator[Meter]:
 
     Args:
         progress: True: a picture in a notebook or a terminal, plain lines elsewhere. A function:
-            is called with a ``Seen`` twice a second, from a thread of its own. False: nothing.
+            is called with a ``Snapshot`` twice a second, from a thread of its own. False: nothing.
         awaits: Title of a run inside the block that gets a board, see ``Meter``.
 
     Yields:

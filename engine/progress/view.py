@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from engine.progress.memory import memory_in_words
 from engine.progress.meter import Meter
 from engine.progress.names import about, capital, clock
-from engine.progress.seen import Running, Seen
+from engine.progress.snapshot import Running, Snapshot
 from engine.reports.units import write_number, write_percent
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Picture:
             yield self._spinner
 
 
-def draw(seen: Sequence[Seen], clean: Clean = str) -> "rich.console.Group":
+def draw(seen: Sequence[Snapshot], clean: Clean = str) -> "rich.console.Group":
     """Return a picture of runs: a bar for each and for its stages, and what came of it so far."""
     from rich.console import Group
 
@@ -133,7 +133,7 @@ class _Bar:
         yield grid
 
 
-def _stages(seen: Seen, bars: _Bars, clean: Clean) -> "list[rich.console.RenderableType]":
+def _stages(seen: Snapshot, bars: _Bars, clean: Clean) -> "list[rich.console.RenderableType]":
     if not seen.running:
         return [_line(capital(clean(seen.work)), "")]
     lines: list[rich.console.RenderableType] = []
@@ -152,7 +152,7 @@ def _step(stage: Running) -> str:
     return f"step {stage.step} of {stage.num_steps}, {verb}"
 
 
-def _facts(seen: Seen) -> list[str]:
+def _facts(seen: Snapshot) -> list[str]:
     """Return what else there is to know, in a line or two."""
     facts: list[str] = []
     if seen.outer and seen.best is not None:

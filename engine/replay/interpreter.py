@@ -55,7 +55,7 @@ class Sweep:
         unmoved: Refuses steps that write into their parameters.
         paths_agree: Whether a step with its graph was seen to make the bits of a plain step.
         watches: Called with every action before it is carried out; see ``engine.replay.borders``
-            and ``engine.replay.later_steps``.
+            and ``engine.replay.refusals.later_steps``.
         heard: The meter that each step is noted on, if progress is shown; see
             ``engine.progress.meter``.
     """

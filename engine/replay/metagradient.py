@@ -19,10 +19,10 @@ from engine.progress.displays import Shown, shown
 from engine.recipes.replay import ReplaySettings, ScheduleName, replay_from
 from engine.replay.borders import Borders
 from engine.replay.fastest import with_fitting_schedule
-from engine.replay.first_step import check_routine, check_unroll
 from engine.replay.interpreter import Sweep, check_losses
 from engine.replay.interpreter import replay as carry_out
-from engine.replay.later_steps import LaterSteps
+from engine.replay.refusals.first_step import check_routine, check_unroll
+from engine.replay.refusals.later_steps import LaterSteps
 from engine.replay.sweep_costs import fits_at_once
 from engine.reports.derivative import derivative_figure
 from engine.reports.shown_figures import ShownFigure
@@ -39,9 +39,9 @@ from engine.storage.background import BackgroundStates
 from engine.storage.location import check_writable
 from engine.storage.states import MemoryStates, RowStore, StateStore
 from engine.types import Metaparams, Output, State
+from engine.witness.derivatives.updates import refuse_misfit
 from engine.witness.precision import refuse_low_precision
 from engine.witness.repeated import FirstCalls
-from engine.witness.updates import refuse_misfit
 from engine.witness.witness import Witness, testify
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def metagradient(
         witness: Whether the module that was handed in takes a step by itself, with which the
             engine's has to agree; see ``engine.witness.witness``. Without it the result says so.
         progress: True: show how far the run is, in a notebook, a terminal or plain lines. A
-            function: is called with an ``engine.progress.board.Seen`` twice a second, from a
+            function: is called with an ``engine.progress.snapshot.Snapshot`` twice a second, from a
             thread of its own.
         **options: How the run is reversed: any of the settings of
             ``engine.recipes.replay.ReplaySettings`` but ``steps_per_segment``, by name:

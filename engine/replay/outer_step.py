@@ -13,7 +13,7 @@ from engine.metaparameters.outer_updates import OuterState, make_outer
 from engine.recipes.descent import OuterRule
 from engine.replay.borders import SegmentBorders
 from engine.replay.interpreter import Sweep, check_losses, replay
-from engine.replay.later_steps import LaterSteps
+from engine.replay.refusals.later_steps import LaterSteps
 from engine.replay.segment import reverse_segment
 from engine.routine.routine import Routine
 from engine.schedules.by_name import NamedScheduleMaker

@@ -13,7 +13,7 @@ from engine.replay.per_step import PerStep
 from engine.routine.diagnosis import asked_rightly
 from engine.routine.idle import skipping_idle, skipping_never_used
 from engine.routine.intake import point_from, refuse_no_routine, refuse_output
-from engine.routine.module.counters import is_read
+from engine.routine.module.buffers.counters import is_read
 from engine.routine.routine import Routine
 from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
 from engine.recipes.replay import replay_from
-from engine.replay.later_steps import LaterSteps
 from engine.replay.metagradient import differentiate
 from engine.replay.plain_training import train_unchecked
+from engine.replay.refusals.later_steps import LaterSteps
 from engine.replay.seeding import seed_adjoint
 from engine.routine.intake import outputs_from
 from engine.routine.routine import Routine

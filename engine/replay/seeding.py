@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import NonFiniteError, UndifferentiableError
-from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.buffers.batch_norm import BUFFERS
 from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.outputs import parts_of
 from engine.routine.own_state import OWN

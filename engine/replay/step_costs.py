@@ -16,7 +16,7 @@ from engine.numerics.fingerprint import dense_parts, state_fingerprint
 from engine.progress.meter import doing
 from engine.replay.interpreter import Sweep, path_difference, replay, reverse_step
 from engine.replay.seeding import seed_adjoint
-from engine.routine.module.batch_norm import without_buffers
+from engine.routine.module.buffers.batch_norm import without_buffers
 from engine.routine.outputs import parts_of
 from engine.routine.routine import Routine
 from engine.schedules.trees import Forward

@@ -12,9 +12,9 @@ from engine.routine.diagnosis import asked_rightly, told_while_training
 from engine.routine.intake import point_from
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
+from engine.witness.derivatives.updates import refuse_misfit
 from engine.witness.precision import refuse_low_precision
 from engine.witness.repeated import FirstCalls
-from engine.witness.updates import refuse_misfit
 from engine.witness.witness import testify
 
 

@@ -33,7 +33,7 @@ class CoupledLoss(Protocol):
     def embed(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return what is known of each example by itself, shape (batch, ...).
 
-        A row must depend on its own example only; ``engine.replay.first_step`` compares.
+        A row must depend on its own example only; ``engine.replay.refusals.first_step`` compares.
         """
         ...
 

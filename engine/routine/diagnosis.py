@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError, EngineError, UndifferentiableError
 from engine.routine.coupled_loss import coupled
 from engine.routine.loss_terms import Term, one_each
-from engine.routine.module.batch_norm import without_buffers
+from engine.routine.module.buffers.batch_norm import without_buffers
 from engine.routine.optimizer import refuse_other_tensors
 from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine

@@ -16,7 +16,7 @@ from torch.nn import functional
 from engine.routine.coupled_loss import CoupledLoss, coupled
 from engine.routine.examples import makes_tuples
 from engine.routine.module.binding import copied
-from engine.routine.module.carried import inherit
+from engine.routine.module.buffers.moving import inherit
 from engine.routine.module.operations import without_checkpointing
 from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine

@@ -26,7 +26,7 @@ from engine.routine.idle import SKIPPED, update_used
 from engine.routine.in_a_line import as_table, in_a_line
 from engine.routine.intake import take_in
 from engine.routine.loss_terms import Term, one_each
-from engine.routine.module.batch_norm import BUFFERS, without_buffers
+from engine.routine.module.buffers.batch_norm import BUFFERS, without_buffers
 from engine.routine.module.held_module import HeldModule, Params
 from engine.routine.module.modules import Called, of_one_process
 from engine.routine.optimizer import Optimizer

@@ -49,7 +49,7 @@ class FinishedRun(Outline):
 
     uncompared: list[int] = []
     """Steps late in a training whose second derivative could not be compared with a finite
-    difference; see ``engine.replay.later_steps``."""
+    difference; see ``engine.replay.refusals.later_steps``."""
 
     environment: dict[str, Any] = {}
     """What the bits depend on besides the recipe."""

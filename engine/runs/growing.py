@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from engine.preflight.verdict import CheckReport
 from engine.progress.names import about
-from engine.progress.seen import Seen
+from engine.progress.snapshot import Snapshot
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.titles import run_title
 from engine.reports.page import REPORT, as_html, with_section
@@ -31,7 +31,7 @@ _FINDINGS = 30
 def page_of_stages(
     recipe: DescentRecipe,
     title: str,
-    seen: Seen | None,
+    seen: Snapshot | None,
     findings: Sequence[str],
     checks: CheckReport | None,
 ) -> Page:

@@ -132,7 +132,7 @@ class Part(Document):
     """What came of it, or why it stopped, in one sentence; may be empty."""
 
 
-class Seen(Document):
+class RunView(Document):
     """What a view of a run says in any case."""
 
     run: str
@@ -162,7 +162,7 @@ class Seen(Document):
     """The run whose result this is, if its folder was renamed or copied; else empty."""
 
 
-class RunOverview(Seen):
+class RunOverview(RunView):
     """A run and all of its stages."""
 
     stages: list[StageLine]
@@ -178,7 +178,7 @@ class RunOverview(Seen):
     """The runs that are parts of it, of those that have begun."""
 
 
-class RunLine(Seen):
+class RunLine(RunView):
     """A run in a list of runs."""
 
     stages: int

@@ -1,8 +1,8 @@
 """Which run uses which stage. Cleaning never frees a stage that has a claim, one small file each.
 
-A claim is written before the stage is looked for. ``engine.runs.cleaning`` takes a stage's commit
-away before it looks at the claims for the last time. So whatever the order of the two, a run that
-starts during a clean either keeps the stage or does not find it, and then makes it again.
+A claim is written before the stage is looked for. ``engine.runs.clean.cleaning`` takes a stage's
+commit away before it looks at the claims for the last time. So whatever the order of the two, a run
+that starts during a clean either keeps the stage or does not find it, and then makes it again.
 
 Layout: ``<store>/runs/<run>/stages/<stage>-<key>.json``.
 """

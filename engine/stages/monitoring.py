@@ -16,7 +16,7 @@ class Monitored:
         layers: Norm of each parameter tensor's part of lambda_t, by t.
         shares: Norm of step t's share of the metagradient, by t.
         uncompared: Steps whose second derivative could not be compared; see
-            ``engine.replay.later_steps``.
+            ``engine.replay.refusals.later_steps``.
     """
 
     adjoint: dict[int, float]

@@ -25,10 +25,10 @@ from engine.recipes.execution import RunnerName
 from engine.recipes.problem_functions import is_shipped, names_code
 from engine.recipes.replay import ScheduleName
 from engine.replay.borders import differs, refuse_difference
-from engine.replay.first_step import check_routine, check_unroll
 from engine.replay.interpreter import as_numbers
-from engine.replay.later_steps import LaterSteps
 from engine.replay.outer_step import move_value, reverse_steps, train_steps
+from engine.replay.refusals.first_step import check_routine, check_unroll
+from engine.replay.refusals.later_steps import LaterSteps
 from engine.replay.seeding import seed_adjoint
 from engine.replay.segment import segment_states
 from engine.routine.diagnosis import asked_rightly, told_by_witness

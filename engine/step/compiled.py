@@ -20,8 +20,9 @@ from torch.func import grad, vjp
 from engine.errors import UndifferentiableError
 from engine.routine.module.gradient_hooks import hooks_draw
 from engine.routine.routine import Routine
-from engine.step.captured import CapturedProgram, Part, Program
-from engine.step.compiling import (
+from engine.step.products import entering, split
+from engine.step.programs.captured import CapturedProgram, Part, Program
+from engine.step.programs.compiling import (
     Inputs,
     keeps_for_itself,
     loss_at,
@@ -34,7 +35,6 @@ from engine.step.compiling import (
     reading,
     step_inputs,
 )
-from engine.step.products import entering, split
 from engine.step.reference import difference, step_vjp
 from engine.types import Metaparams, State
 
@@ -195,7 +195,7 @@ _STATE, _FROM_Z, _COTANGENT = "state ", "from z ", "cotangent "
 
 
 def step_product(parts: Mapping[str, Part], values: Inputs) -> Inputs:
-    """Return the product of a step, as a whole of ``engine.step.captured``."""
+    """Return the product of a step, as a whole of ``engine.step.programs.captured``."""
     sources = {n: row for n, row in values.items() if n.startswith((_STATE, _FROM_Z))}
     others = {n: value for n, value in values.items() if n not in sources}
     cotangent = named(values, _COTANGENT)

@@ -10,12 +10,12 @@ from engine.errors import UndifferentiableError
 from engine.numerics.summation import tree_sum
 from engine.recipes.replay import StepPath
 from engine.routine.loss_terms import Term
-from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.buffers.batch_norm import BUFFERS
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
-from engine.step.compiling import compiled_gradient
 from engine.step.coupled_pieces import gradient_in_pieces
 from engine.step.missing_derivatives import named_refusals
+from engine.step.programs.compiling import compiled_gradient
 from engine.step.pulls import gradient_of, pull_through_every_node
 from engine.types import Metaparams, State
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError
 from engine.routine.idle import noting_used, used_tensors
 from engine.routine.loss_terms import Term
-from engine.routine.module.batch_norm import BUFFERS, without_buffers
+from engine.routine.module.buffers.batch_norm import BUFFERS, without_buffers
 from engine.routine.module.seen_graph import wants_a_graph
 from engine.routine.routine import Routine
 from engine.step.gradient import add_injected, batch_in_order, is_active, term_gradient

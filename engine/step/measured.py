@@ -9,9 +9,9 @@ from engine.errors import EngineError
 from engine.recipes.replay import VjpMode
 from engine.routine.routine import Routine
 from engine.step.batched_outputs import BatchedPull
-from engine.step.compile_notes import CompileNote, keep_note, read_note
 from engine.step.compiled import CompiledVjp, is_refused
 from engine.step.products import split
+from engine.step.programs.compile_notes import CompileNote, keep_note, read_note
 from engine.step.reference import StepVjp, step_vjp
 from engine.step.step import open_step
 from engine.step.two_stage import TwoStageVjp, pull_forward

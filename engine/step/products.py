@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.errors import UndifferentiableError
 from engine.routine.loss_terms import Term
-from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.buffers.batch_norm import BUFFERS
 from engine.routine.optimizer import refuse_other_tensors
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine

@@ -21,7 +21,7 @@ from torch import Tensor
 from engine.errors import UndifferentiableError
 from engine.recipes.replay import StepPath
 from engine.routine.idle import noting_used, used_tensors
-from engine.routine.module.batch_norm import BUFFERS, without_buffers
+from engine.routine.module.buffers.batch_norm import BUFFERS, without_buffers
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.gradient import add_injected, batch_in_order, is_active, term_gradient

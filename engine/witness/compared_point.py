@@ -10,12 +10,12 @@ from engine.errors import NonFiniteError
 from engine.numerics.determinism import generator
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
-from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.buffers.batch_norm import BUFFERS
 from engine.routine.routine import Routine
 from engine.step.step import plain_step
 from engine.types import Metaparams, State
 from engine.witness.compared_steps import StepNumbers
-from engine.witness.curvature import Here
+from engine.witness.derivatives.curvature import Here
 from engine.witness.finite_differences import directions
 from engine.witness.in_place import Frozen
 from engine.witness.leaves import foreign_leaves, refuse_leaves

@@ -12,7 +12,7 @@ from engine.errors import WitnessError
 from engine.numerics.determinism import seed_generators
 from engine.routine.layout import real
 from engine.routine.loss_terms import Term
-from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.buffers.batch_norm import BUFFERS
 from engine.routine.module.gradient_hooks import Hook, purpose_of_hook
 from engine.routine.module.operations import torchs_own
 from engine.routine.routine import Routine

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from engine.errors import WitnessError
 from engine.numerics.fingerprint import fingerprint
 from engine.routine.loss_terms import Term
-from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.binding import own_modes
-from engine.routine.module.counters import COUNTERS, is_read, small_buffers
+from engine.routine.module.buffers.batch_norm import BUFFERS
+from engine.routine.module.buffers.counters import COUNTERS, is_read, small_buffers
 from engine.routine.routine import Routine
 from engine.types import State
-from engine.witness.updates import is_shipped
+from engine.witness.derivatives.updates import is_shipped
 
 
 def given_module(routine: Routine) -> nn.Module:

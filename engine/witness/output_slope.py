@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import WitnessError
-from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.buffers.batch_norm import BUFFERS
 from engine.routine.number_format import output_in_format
 from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine

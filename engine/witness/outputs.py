@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from engine.errors import EngineError, WitnessError
 from engine.numerics.determinism import seeded
-from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.buffers.batch_norm import BUFFERS
 from engine.routine.module.operations import torchs_own
 from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.outputs import parts_of

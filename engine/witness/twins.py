@@ -11,8 +11,8 @@ from torch import Tensor
 
 from engine.metaparameters.base import Metaparameter
 from engine.routine.examples import Batches, Columns
-from engine.routine.module.batch_norm import BUFFERS
-from engine.routine.module.carried import inherit
+from engine.routine.module.buffers.batch_norm import BUFFERS
+from engine.routine.module.buffers.moving import inherit
 from engine.routine.number_format import in_format, output_in_format
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engine.models.attention import note_of_matrices, whole_matrices
 from engine.numerics.determinism import deterministic, filling
-from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.buffers.batch_norm import BUFFERS
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.shown.line import shown_fields
@@ -28,16 +28,16 @@ from engine.types import Metaparams, Output, State
 from engine.witness.agreement import relative
 from engine.witness.compared_point import ComparedPoint, compared_point, updated
 from engine.witness.compared_steps import StepNumbers, compare_shards, compare_steps, own_step
-from engine.witness.curvature import compare_derivatives
-from engine.witness.entries import refuse_cut_entries
+from engine.witness.derivatives.curvature import compare_derivatives
+from engine.witness.derivatives.entries import refuse_cut_entries
+from engine.witness.derivatives.jumps import follows, note_of_jumps
+from engine.witness.derivatives.moved_statistics import refuse_cut_statistics
+from engine.witness.derivatives.updates import refuse_cut_start
 from engine.witness.in_place import count_batches, given_module, in_place
-from engine.witness.jumps import follows, note_of_jumps
 from engine.witness.leaves import foreign_leaves, refuse_leaves
-from engine.witness.moved_statistics import refuse_cut_statistics
 from engine.witness.output_slope import compare_output_slope, is_of_few
 from engine.witness.outputs import Answer, compare_outputs, own_output
 from engine.witness.repeated import refuse_another
-from engine.witness.updates import refuse_cut_start
 
 
 @dataclass(frozen=True, repr=False)

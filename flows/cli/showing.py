@@ -11,7 +11,7 @@ from engine.recipes.replay import ReplaySettings, VjpMode
 from engine.reports.page import REPORT
 from engine.reports.units import write_duration
 from engine.runs.certificates import Certificate, how_verified, read_certificate
-from engine.runs.clean_plan import CleanReport, Freed
+from engine.runs.clean.clean_plan import CleanReport, Freed
 from engine.runs.endings import Ending, read_ending, told_renamed
 from engine.runs.outer_steps import outer_steps
 from engine.runs.overview import Part, RunOverview, describe, list_overviews

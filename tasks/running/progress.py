@@ -19,7 +19,7 @@ from engine.progress.board import Board, Course
 from engine.progress.displays import LINES, ticking
 from engine.progress.meter import Meter, listening
 from engine.progress.names import about, in_words
-from engine.progress.seen import BETWEEN, Seen
+from engine.progress.snapshot import BETWEEN, Snapshot
 from engine.progress.time_left import REPORT, Work
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
@@ -135,7 +135,7 @@ class Progress:
         self._is_stopped = True
         self.board.abandon()
 
-    def _stopped(self, seen: Seen) -> str:
+    def _stopped(self, seen: Snapshot) -> str:
         where = self._given_up or seen.work
         at = "" if where == BETWEEN else "at "
         kept = "1 finished stage is" if seen.done == 1 else f"{seen.done} finished stages are"

@@ -22,7 +22,8 @@ from torch.nn.functional import cross_entropy
 import engine
 from engine.numerics.determinism import deterministic
 from engine.numerics.process import keep_freed_memory
-from engine.replay import first_step, later_steps, metagradient, parameters_read, seeding
+from engine.replay import metagradient, seeding
+from engine.replay.refusals import first_step, later_steps, parameters_read
 from engine.routine.module.held_module import HeldModule
 from engine.routine.routine import Routine
 from engine.step import nonfinite, pulls

@@ -160,8 +160,8 @@ USE = """
 import os, pathlib, tempfile
 from engine.recipes.files import validate_recipe
 from engine.applications.kinds import check_recipe, read_finished
-from engine.runs.clean_plan import CleanRules
-from engine.runs.cleaning import plan_clean
+from engine.runs.clean.clean_plan import CleanRules
+from engine.runs.clean.cleaning import plan_clean
 from engine.runs.overview import overview
 from engine.reports.explained_settings import explained_settings
 from engine.errors import ConfigurationError

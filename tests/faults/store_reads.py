@@ -17,10 +17,10 @@ from engine.recipes.execution import BudgetSettings
 from engine.recipes.files import change_workers, load_recipe
 from engine.recipes.names import run_name
 from engine.runs import budget
-from engine.runs import cleaning as housekeeping
 from engine.runs import run as stored
 from engine.runs.certificates import read_certificate
-from engine.runs.clean_plan import CleanRules
+from engine.runs.clean import cleaning as housekeeping
+from engine.runs.clean.clean_plan import CleanRules
 from engine.runs.stored_places import check_places
 from engine.stages import commits, lease
 from engine.storage.location import copy_folder, join

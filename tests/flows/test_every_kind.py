@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from engine.applications.kinds import read_finished
 from engine.recipes.files import KINDS
-from engine.runs.clean_plan import CleanRules
-from engine.runs.cleaning import plan_clean
-from engine.runs.freeing import carry_out
+from engine.runs.clean.clean_plan import CleanRules
+from engine.runs.clean.cleaning import plan_clean
+from engine.runs.clean.freeing import carry_out
 from engine.runs.inventory import stored_run, stored_runs, take_inventory
 from engine.storage.names import is_run_file
 from engine.storage.places import MARK

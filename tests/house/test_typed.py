@@ -9,7 +9,7 @@ from torch import nn
 
 from engine.models.losses import per_example_cross_entropy
 from engine.models.parts import Residual
-from engine.problems.splits import Examples
+from engine.problems.data.splits import Examples
 from engine.schedules.simulator import measure
 from engine.schedules.trees import Save
 

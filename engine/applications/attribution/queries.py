@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from engine.applications.shown_examples import candidate, held_out, together
-from engine.problems.splits import DataSet
+from engine.problems.data.splits import DataSet
 from engine.recipes.attribution import Queries
 from engine.reports.sections import Card, Section, Table
 from engine.reports.units import write_small

@@ -29,7 +29,7 @@ from engine.applications.attribution.scores import (
 from engine.applications.attribution.stages import Subsets
 from engine.preflight.verdict import CheckReport
 from engine.problems.built import BuiltProblem, build_problem
-from engine.problems.splits import DataSet
+from engine.problems.data.splits import DataSet
 from engine.recipes.attribution import AttributionRecipe, Queries
 from engine.reports.intervals import Interval, interval
 from engine.reports.sections import Figure, Section, Table

@@ -20,7 +20,7 @@ from engine.recipes.replay import ReplaySettings
 from engine.recipes.training import Retraining
 from engine.replay.batched import train_many
 from engine.replay.metagradient import differentiate
-from engine.replay.unbatched import refuse_unbatched
+from engine.replay.refusals.unbatched import refuse_unbatched
 
 LIMIT, REFUSAL = 0.5, 0.3
 """Mean LDS below which a warning is due, and a refusal; runs that can be attributed have 0.9."""

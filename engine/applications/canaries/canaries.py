@@ -31,9 +31,9 @@ from engine.recipes.canaries import CanariesSettings
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.training import Retraining
 from engine.replay.batched import train_many
-from engine.replay.later_steps import LaterSteps
 from engine.replay.metagradient import differentiate
-from engine.replay.unbatched import refuse_unbatched
+from engine.replay.refusals.later_steps import LaterSteps
+from engine.replay.refusals.unbatched import refuse_unbatched
 from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.routine import Routine
 from engine.types import Loss, Metaparams

@@ -7,7 +7,7 @@ from torch import Tensor
 from engine.applications.comparisons.poisons import chosen_inputs
 from engine.applications.comparisons.results import ChangedImage, Damage
 from engine.problems.built import BuiltProblem
-from engine.problems.splits import DataSet
+from engine.problems.data.splits import DataSet
 from engine.stages.commits import read_rows
 from engine.stages.metagradient_rows import only_metagradient
 from engine.stages.references import Ref

@@ -25,8 +25,8 @@ from engine.progress.board import Board, Course
 from engine.progress.displays import Shown, shown
 from engine.progress.time_left import Work
 from engine.replay.borders import present, refuse_difference
-from engine.replay.later_steps import LaterSteps
 from engine.replay.outer_step import move_value, reverse_steps, train_steps
+from engine.replay.refusals.later_steps import LaterSteps
 from engine.replay.seeding import seed_adjoint
 from engine.routine.routine import Routine
 from engine.schedules.segments import Segment
@@ -158,7 +158,7 @@ def descend(
             refuse is heeded, as by ``mgd run``.
         store: fsspec URL of a folder for the states between segments; in memory by default.
         progress: True: show how far the descent is, in a notebook, a terminal or plain lines. A
-            function: is called with an ``engine.progress.board.Seen`` twice a second, from a
+            function: is called with an ``engine.progress.snapshot.Snapshot`` twice a second, from a
             thread of its own.
         **settings: Groups of a recipe by name, e.g. ``training={"num_steps": 200}``,
             ``metaparameters={"name": "counts"}``, ``outer={"num_steps": 5}``. Of a routine only

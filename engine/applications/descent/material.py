@@ -8,7 +8,7 @@ from torch import Tensor
 from engine.applications.descent.record import RunRecord
 from engine.metaparameters.by_name import kind_of
 from engine.metaparameters.charts import Chart
-from engine.problems.splits import DataSet
+from engine.problems.data.splits import DataSet
 from engine.reports.canvas import BLUE, GREY
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.problems.own_examples import OwnExamples
+from engine.problems.data.own_examples import OwnExamples
+from engine.problems.data.splits import DataSet
 from engine.problems.pairs.splits import Pairs
-from engine.problems.splits import DataSet
 from engine.recipes.descent import DescentRecipe
 from engine.reports.spreadsheets import safe_cell
 

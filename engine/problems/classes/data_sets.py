@@ -23,7 +23,7 @@ from engine.extras import load
 from engine.problems.classes import cifar
 from engine.problems.classes.idx import FASHION_MNIST_URL, read_idx
 from engine.problems.classes.target import keep_target
-from engine.problems.splits import DataSet, Examples, check_examples, examples_fingerprint
+from engine.problems.data.splits import DataSet, Examples, check_examples, examples_fingerprint
 from engine.recipes.arguments.data import DataName, DataSettings
 
 CIFAR_10_STATISTICS = (0.4734 * 255, 0.2516 * 255)

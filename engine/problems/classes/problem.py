@@ -8,8 +8,8 @@ from engine.models.build import build_model, check_model
 from engine.models.losses import per_example_cross_entropy
 from engine.problems.base import Problem
 from engine.problems.classes.data_sets import load_data
+from engine.problems.data.splits import DataSet
 from engine.problems.scores import class_scores
-from engine.problems.splits import DataSet
 from engine.recipes.arguments.data import DataSettings
 from engine.recipes.arguments.model import ModelSettings
 

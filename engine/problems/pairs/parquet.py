@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.errors import DataError, EngineError
 from engine.extras import install
-from engine.problems.bounded import check_size, open_parquet, python_size
+from engine.problems.data.bounded import check_size, open_parquet, python_size
 from engine.problems.pairs.fetching import Fetching, NotFetchedError
 from engine.problems.pairs.found import Found
 from engine.problems.pairs.pictures import MAX_BYTES

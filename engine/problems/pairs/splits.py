@@ -17,6 +17,8 @@ from torch import Tensor
 from engine.errors import DataError
 from engine.numerics.determinism import generator
 from engine.problems.classes.data_sets import load_data
+from engine.problems.data.splits import DataSet, Examples
+from engine.problems.data.splitting import copies
 from engine.problems.pairs.captions import (
     FASHION_CLASSES,
     CaptionTokenizer,
@@ -26,8 +28,6 @@ from engine.problems.pairs.captions import (
 from engine.problems.pairs.found import Found, Place
 from engine.problems.pairs.images import PairBatches, ShardImages, standardized
 from engine.problems.pairs.shards import read_files
-from engine.problems.splits import DataSet, Examples
-from engine.problems.splitting import copies
 from engine.recipes.arguments.data import HELD_OUT, DataName, DataSettings, check_drawn
 from engine.recipes.arguments.pairs import ContrastiveSettings
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import CheckpointCorruptError, DataError
-from engine.problems.bounded import check_size
+from engine.problems.data.bounded import check_size
 from engine.problems.pairs.tars import IMAGES
 from engine.problems.saved.arrow_sizes import unpacked_bytes
 from engine.secret_urls import beginning

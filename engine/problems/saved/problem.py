@@ -13,6 +13,7 @@ import torch
 from engine.errors import ConfigurationError, DataError
 from engine.models.losses import per_example_cross_entropy
 from engine.problems.base import Problem
+from engine.problems.data.splits import Examples
 from engine.problems.pairs.images import BOUNDS, standardized
 from engine.problems.pairs.pictures import decode, shown_picture
 from engine.problems.passage import Passage
@@ -27,7 +28,6 @@ from engine.problems.saved.reading import (
     read_splits,
 )
 from engine.problems.scores import class_scores
-from engine.problems.splits import Examples
 from engine.problems.tables.groups import check_groups, groups_of
 from engine.problems.tables.labels import refuse_classes
 from engine.problems.tables.problem import TableColumns, rows_problem

@@ -11,8 +11,8 @@ import torch
 from engine.errors import ConfigurationError, DataError, EngineError
 from engine.extras import install
 from engine.numerics.determinism import generator
-from engine.problems.bounded import check_size, python_size
-from engine.problems.data_cards import refuse_places, refuse_saved_places
+from engine.problems.data.bounded import check_size, python_size
+from engine.problems.data.data_cards import refuse_places, refuse_saved_places
 from engine.problems.saved.files import on_this_machine, refuse_files
 from engine.secret_urls import beginning
 

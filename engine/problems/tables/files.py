@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.errors import ConfigurationError, DataError
 from engine.extras import install
-from engine.problems.bounded import npz_arrays, parquet_columns, refuse_twice
+from engine.problems.data.bounded import npz_arrays, parquet_columns, refuse_twice
 from engine.problems.tables.dialect import (
     check_quotes,
     decimal_commas,

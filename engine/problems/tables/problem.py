@@ -13,8 +13,8 @@ from engine.errors import DataError
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
+from engine.problems.data.splits import Examples
 from engine.problems.scores import class_scores
-from engine.problems.splits import Examples
 from engine.problems.tables.alike import told_alike
 from engine.problems.tables.cells import Column, are_marked, fitted, is_missing, number
 from engine.problems.tables.files import read_table

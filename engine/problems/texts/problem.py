@@ -5,9 +5,9 @@ from typing import Any
 
 from engine.models.losses import per_text_cross_entropy
 from engine.problems.base import Problem
+from engine.problems.data.splits import Examples, check_examples
 from engine.problems.passage import Passage, Texts
 from engine.problems.scores import class_scores
-from engine.problems.splits import Examples, check_examples
 from engine.problems.texts.learner import Models, learner
 from engine.problems.texts.splits import draw_texts, tokenizer_of
 from engine.problems.texts.tokens import encode

@@ -14,15 +14,15 @@ from engine.numerics.determinism import PROCESS, seeded
 from engine.routine.idle import watch
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
-from engine.routine.module.batch_norm import BUFFERS, RunningStatistics, Statistic
 from engine.routine.module.binding import Binding, Modes, copied
-from engine.routine.module.calls import Calls
-from engine.routine.module.carried import Carrying
-from engine.routine.module.counters import COUNTERS
+from engine.routine.module.buffers.batch_norm import BUFFERS, RunningStatistics, Statistic
+from engine.routine.module.buffers.calls import Calls
+from engine.routine.module.buffers.carried import Carrying
+from engine.routine.module.buffers.counters import COUNTERS
+from engine.routine.module.buffers.unheld import Unheld, refuse_written
 from engine.routine.module.gradient_hooks import Hook, gradient_hooks, hooked
 from engine.routine.module.kept_tensors import refuse_stand_in
 from engine.routine.module.seen_graph import wants_a_graph, without_graph
-from engine.routine.module.unheld import Unheld, refuse_written
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, Own, OwnState, takes
 from engine.types import State

@@ -141,9 +141,9 @@ def clean(
     """
     from engine.recipes.files import validated
     from engine.reports.units import parse_duration
-    from engine.runs.clean_plan import CleanRules
-    from engine.runs.cleaning import plan_clean
-    from engine.runs.freeing import carry_out
+    from engine.runs.clean.clean_plan import CleanRules
+    from engine.runs.clean.cleaning import plan_clean
+    from engine.runs.clean.freeing import carry_out
     from engine.storage.location import absolute, store_errors
     from engine.storage.readable import check_readable
     from flows.cli import showing

@@ -11,7 +11,7 @@ from engine.errors import ConfigurationError, UntrustworthyError, WitnessError
 from engine.preflight.verdict import CheckReport
 from engine.problems.built import build_problem
 from engine.recipes.descent import OuterSettings
-from engine.replay import later_steps
+from engine.replay.refusals import later_steps
 from tests.helpers.runs.tiny_recipe import small
 from tests.helpers.trainings import routines
 

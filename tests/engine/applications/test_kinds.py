@@ -183,7 +183,7 @@ def test_what_keeps_house_loads_no_application():
     """``mgd show`` and ``mgd clean`` name no kind, and load none."""
     code = """
 import sys
-import engine.runs.cleaning, engine.runs.overview, flows.cli.showing
+import engine.runs.clean.cleaning, engine.runs.overview, flows.cli.showing
 print(*(name for name in sys.modules if name.startswith("engine.applications") or name == "torch"))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,8 +7,8 @@ from torch import nn
 from engine.applications.canaries.record import prepare as prepare_canaries
 from engine.errors import ConfigurationError
 from engine.problems.base import Problem
+from engine.problems.data.splitting import data_set
 from engine.problems.fits import check_classes
-from engine.problems.splitting import data_set
 from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.files import load_recipe
 from engine.stages.run import Run

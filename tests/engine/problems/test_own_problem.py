@@ -13,8 +13,8 @@ from engine import Problem, central_difference, metagradient
 from engine.errors import ConfigurationError, DataError, EngineError
 from engine.numerics.determinism import deterministic
 from engine.problems.built import build_problem, check_repeats
-from engine.problems.splits import DataSet, Examples
-from engine.problems.splitting import data_set
+from engine.problems.data.splits import DataSet, Examples
+from engine.problems.data.splitting import data_set
 from engine.stages.run import Run
 from engine.stages.training import initial_value, prepare
 from tests.helpers.data.own_problem import PROBLEM, own, replaced

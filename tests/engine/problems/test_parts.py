@@ -7,8 +7,8 @@ from torch import nn
 
 from engine import Problem
 from engine.errors import ConfigurationError, DataError
-from engine.problems.splits import Examples
-from engine.problems.splitting import data_set
+from engine.problems.data.splits import Examples
+from engine.problems.data.splitting import data_set
 
 N = 12
 

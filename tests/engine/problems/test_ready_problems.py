@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from engine.errors import ConfigurationError, EngineError
-from engine.problems import bounded
-from engine.problems.bounded import parquet_columns
 from engine.problems.built import build_problem
+from engine.problems.data import bounded
+from engine.problems.data.bounded import parquet_columns
 from engine.recipes.files import load_recipe, validate_recipe
 
 pillow = pytest.importorskip("PIL.Image", reason="pictures need the extra clip")

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from engine.progress.seen import OuterLine, Running, Seen
+from engine.progress.snapshot import OuterLine, Running, Snapshot
 from engine.progress.view import draw
 
 
@@ -26,7 +26,7 @@ def seen(**changes):
         "judge": "validation",
         "is_finished": False,
     }
-    return Seen(**values | changes)
+    return Snapshot(**values | changes)
 
 
 def rows(width, *runs):

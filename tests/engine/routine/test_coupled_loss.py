@@ -18,7 +18,7 @@ from engine.metaparameters.scalars import Scalars
 from engine.metaparameters.weights import ExampleWeights
 from engine.problems.pairs.loss import ContrastiveLoss
 from engine.replay.batched import train_many
-from engine.replay.first_step import check_routine
+from engine.replay.refusals.first_step import check_routine
 from engine.witness.twins import exact_twin
 from tests.helpers.data import pairs
 

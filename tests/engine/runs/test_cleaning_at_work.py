@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from engine.errors import ConfigurationError
-from engine.runs import freeing, starts
-from engine.runs.clean_plan import CleanRules
-from engine.runs.cleaning import plan_clean
-from engine.runs.freeing import carry_out
+from engine.runs import starts
+from engine.runs.clean import freeing
+from engine.runs.clean.clean_plan import CleanRules
+from engine.runs.clean.cleaning import plan_clean
+from engine.runs.clean.freeing import carry_out
 from engine.runs.inventory import take_inventory
 from engine.stages.owner import this_process
 from engine.storage.location import join, list_files

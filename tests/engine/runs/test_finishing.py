@@ -11,11 +11,11 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.execution import BudgetSettings
 from engine.reports.sections import Section
 from engine.runs.budget import Budget
-from engine.runs.clean_plan import CleanRules
-from engine.runs.cleaning import plan_clean
+from engine.runs.clean.clean_plan import CleanRules
+from engine.runs.clean.cleaning import plan_clean
+from engine.runs.clean.freeing import carry_out
 from engine.runs.endings import Ending
 from engine.runs.finishing import finish
-from engine.runs.freeing import carry_out
 from engine.runs.growing import write_so_far
 from engine.runs.inventory import stored_run, take_inventory
 from engine.runs.overview import Standing, list_overviews, overview

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from engine.numerics.fingerprint import fingerprint
 from engine.problems import shipped
 from engine.problems.built import build_problem
+from engine.problems.data.splits import examples_fingerprint
 from engine.problems.segments import segments
-from engine.problems.splits import examples_fingerprint
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.settings import Settings

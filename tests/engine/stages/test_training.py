@@ -11,7 +11,7 @@ from engine.numerics.determinism import deterministic
 from engine.preflight.verdict import CheckReport
 from engine.problems.built import build_problem
 from engine.problems.segments import segments
-from engine.replay import later_steps
+from engine.replay.refusals import later_steps
 from engine.schedules.segments import Segment
 from engine.stages import commits
 from engine.stages import training as stages

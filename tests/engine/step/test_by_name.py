@@ -11,9 +11,10 @@ from engine.errors import ConfigurationError, UndifferentiableError
 from engine.preflight.oracle import whole_run_gradient
 from engine.replay.metagradient import metagradient, metagradients
 from engine.routine.optimizers import adamw
-from engine.step import captured, products
+from engine.step import products
 from engine.step.by_name import make_vjp
 from engine.step.compiled import CompiledVjp
+from engine.step.programs import captured
 from engine.step.reference import step_vjp
 from engine.step.step import StepGraph, plain_step
 from tests.engine.step.one_step import STEP, autograd_vjp, setting, worst_error

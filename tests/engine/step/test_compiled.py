@@ -24,8 +24,8 @@ from engine.replay.metagradient import metagradient
 from engine.replay.plain_training import train_unchecked
 from engine.routine.optimizers import adamw
 from engine.routine.routine import Routine
-from engine.step import compiling as programs
 from engine.step.compiled import CompiledVjp
+from engine.step.programs import compiling as programs
 from engine.step.reference import step_vjp
 from tests.engine.step.one_step import STEP, autograd_vjp, setting, worst_error
 from tests.helpers.trainings import problems

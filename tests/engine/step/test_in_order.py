@@ -10,7 +10,7 @@ from torch import nn
 import engine
 from engine.errors import ConfigurationError
 from engine.replay.plain_training import train_unchecked
-from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.buffers.batch_norm import BUFFERS
 from engine.step.by_name import make_vjp
 from engine.step.reference import step_vjp
 from tests.engine.step.one_step import autograd_vjp, worst_error

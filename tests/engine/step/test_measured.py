@@ -10,9 +10,9 @@ from engine.recipes.replay import ReplaySettings, VjpMode
 from engine.replay.seeding import seed_adjoint
 from engine.replay.sweep_costs import fits_at_once
 from engine.step import batched_outputs, measured
-from engine.step.compile_notes import CompileNote, keep_note, read_note
 from engine.step.measured import MeasuredVjp, expected_gain, expected_wait
 from engine.step.products import join, split
+from engine.step.programs.compile_notes import CompileNote, keep_note, read_note
 from engine.step.reference import step_vjp
 from tests.engine.step.small_routine import losses, small_routine
 

@@ -9,7 +9,7 @@ from engine import ExampleWeights, metagradient, sgd
 from engine.errors import ConfigurationError
 from engine.numerics.summation import tree_sum
 from engine.recipes.replay import StepPath
-from engine.replay.first_step import check_unroll
+from engine.replay.refusals.first_step import check_unroll
 from engine.step.by_name import make_vjp
 from engine.step.gradient import batch_in_order, term_gradient
 from engine.step.reference import step_vjp

@@ -6,9 +6,9 @@ import pytest
 from fsspec import AbstractFileSystem
 
 from engine.errors import StoreError, StoreUnavailableError
-from engine.runs.clean_plan import CleanRules
-from engine.runs.cleaning import plan_clean
-from engine.runs.freeing import carry_out
+from engine.runs.clean.clean_plan import CleanRules
+from engine.runs.clean.cleaning import plan_clean
+from engine.runs.clean.freeing import carry_out
 from engine.runs.inventory import stored_runs, take_inventory
 from engine.runs.store_mark import mark_store
 from engine.storage.location import (

@@ -8,7 +8,7 @@ from engine.preflight.verdict import CheckReport
 from engine.problems.segments import segments
 from engine.recipes.execution import WorkersSettings
 from engine.recipes.names import run_name
-from engine.replay import later_steps
+from engine.replay.refusals import later_steps
 from engine.runs.run import Stages
 from engine.stages import commits
 from engine.stages import training as stages

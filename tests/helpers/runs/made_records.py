@@ -8,7 +8,7 @@ from engine.applications.descent.iterates import Iterate, choose
 from engine.applications.descent.material import Curves, Material
 from engine.applications.descent.record import RunRecord
 from engine.applications.descent.report import report_of
-from engine.problems.splits import DataSet, Examples
+from engine.problems.data.splits import DataSet, Examples
 from engine.recipes.descent import DescentRecipe
 from engine.reports.page import as_html
 from engine.runs.report import compose

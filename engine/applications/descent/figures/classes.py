@@ -5,7 +5,7 @@ from torch import Tensor
 
 from engine.applications.descent.figures.examples import left_out
 from engine.applications.descent.material import Material
-from engine.problems.splits import DataSet
+from engine.problems.data.splits import DataSet
 from engine.reports.sections import Section, Table
 from engine.reports.units import write_percent
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from engine.applications.comparisons.results import ChangedImage, Damage
 from engine.applications.descent.material import Material
 from engine.applications.shown_examples import candidate, together
-from engine.problems.splits import DataSet
+from engine.problems.data.splits import DataSet
 from engine.reports.canvas import BLUE, GREY, ORANGE, cut_name, legend, lying, new_figure
 from engine.reports.pictures import changes
 from engine.reports.sections import Card, Figure, Section, Table

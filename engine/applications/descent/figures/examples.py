@@ -7,7 +7,7 @@ from torch import Tensor
 
 from engine.applications.descent.material import Material
 from engine.applications.shown_examples import candidate, together
-from engine.problems.splits import DataSet
+from engine.problems.data.splits import DataSet
 from engine.reports.sections import Card, Section, Table
 from engine.reports.units import write_small
 

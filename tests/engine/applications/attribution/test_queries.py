@@ -6,8 +6,8 @@ import torch
 
 from engine.applications.attribution.queries import SHOWN, STRONGEST, query_sections, strongest
 from engine.applications.shown_examples import LONGEST, shown
+from engine.problems.data.splits import DataSet, Examples
 from engine.problems.passage import Passage, Texts
-from engine.problems.splits import DataSet, Examples
 from engine.recipes.attribution import Queries, QuerySplit
 from engine.reports.page import as_html
 from engine.reports.sections import Page

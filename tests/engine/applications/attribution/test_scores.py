@@ -22,8 +22,8 @@ from engine.applications.attribution.trial import try_removals
 from engine.errors import ConfigurationError, DataError
 from engine.preflight.verdict import Verdict
 from engine.problems.built import build_problem
-from engine.problems.own_examples import as_examples
-from engine.problems.splits import Examples
+from engine.problems.data.own_examples import as_examples
+from engine.problems.data.splits import Examples
 from engine.recipes.attribution import Queries, Removals
 from engine.recipes.files import load_recipe, validate_recipe
 from engine.recipes.replay import ReplaySettings

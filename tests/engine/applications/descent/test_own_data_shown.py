@@ -11,8 +11,8 @@ from engine.applications.comparisons.results import Baseline, ChangedImage, Dama
 from engine.applications.descent.figures import comparison, damage, held_out, losses
 from engine.applications.descent.material import Curves, Material
 from engine.applications.descent.record import RunRecord
+from engine.problems.data.splits import DataSet, Examples
 from engine.problems.passage import Passage, Texts
-from engine.problems.splits import DataSet, Examples
 from engine.recipes.files import load_recipe
 from tests.faults.own_data import EXAMPLES, shown
 from tests.helpers.data import own_data

@@ -8,8 +8,8 @@ import torch
 from engine.applications.descent.figures import classes
 from engine.applications.descent.figures.examples import shown_examples
 from engine.applications.shown_examples import candidate, together
+from engine.problems.data.splits import DataSet, Examples
 from engine.problems.pairs.splits import Pairs
-from engine.problems.splits import DataSet, Examples
 from tests.helpers.runs.made_records import make_curves, make_material, make_record, render
 
 NAMES = ("s/0", "s/1", "s/2", "s/3")

@@ -7,7 +7,7 @@ import torch
 
 from engine.errors import DataError
 from engine.problems.classes.data_sets import READERS, Source, load_data
-from engine.problems.splits import Examples, check_examples, examples_fingerprint
+from engine.problems.data.splits import Examples, check_examples, examples_fingerprint
 from engine.recipes.arguments.data import PAIRS, DataName, DataSettings
 
 DIGITS = DataSettings(num_train=100, num_objective=40, num_validation=30, num_test=20)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.problems.classes.problem import classifier
-from engine.problems.splits import DataSet, Examples
+from engine.problems.data.splits import DataSet, Examples
 from engine.recipes.arguments.model import ModelSettings
 
 SHAPE, CLASSES = (3, 8, 8), 4

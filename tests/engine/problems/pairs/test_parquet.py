@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from engine.errors import DataError
-from engine.problems import bounded
+from engine.problems.data import bounded
 from engine.problems.pairs import fetching
 from engine.problems.pairs.fetching import Fetching, NotFetchedError, is_public
 from tests.helpers.data.pair_files import image, read

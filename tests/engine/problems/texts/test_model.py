@@ -17,7 +17,7 @@ from engine.problems.texts.model import _pretrained
 from engine.problems.texts.packages import extra
 from engine.problems.texts.tokens import pretrained_tokenizer
 from engine.recipes.arguments.model import ModelSettings
-from engine.replay.first_step import check_routine
+from engine.replay.refusals.first_step import check_routine
 from engine.stages.run import Run
 from engine.stages.training import initial_value
 from tests.helpers.data.language import TINY, tiny_problem, tiny_recipe

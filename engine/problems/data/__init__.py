@@ -1,0 +1,1 @@
+"""Examples of a problem: read within bounds, cut into splits, and fingerprinted."""

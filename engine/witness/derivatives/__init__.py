@@ -1,0 +1,1 @@
+"""Derivatives of loss, update, statistics and metaparameters, compared with finite differences."""

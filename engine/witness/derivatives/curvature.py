@@ -1,0 +1,400 @@
+"""Compares second derivatives of a step, and derivatives of its update, with finite differences.
+
+In float64, where a wrong formula is told from a kink, on few examples.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from engine.errors import EngineError, UndifferentiableError, WitnessError
+from engine.routine.examples import rows_of
+from engine.routine.loss_terms import Term
+from engine.routine.module.buffers.batch_norm import BUFFERS
+from engine.routine.module.operations import without_checkpointing
+from engine.routine.number_format import SameNumbers, convert, in_format
+from engine.routine.routine import Routine
+from engine.step.missing_derivatives import named_refusals
+from engine.types import Metaparams, State
+from engine.witness.agreement import gradient_limit, relative
+from engine.witness.culprits import culprit, where_to_look
+from engine.witness.derivatives.updates import compare_update, steps_to_compare
+from engine.witness.finite_differences import (
+    COARSE_LIMIT,
+    LIMIT,
+    Curvature,
+    compare,
+    error_in_format,
+    not_settled,
+)
+from engine.witness.lines import first_line
+from engine.witness.twins import exact, exact_run, exact_state
+
+_LEAST, _NORMALIZED = 2, 3
+"""Examples that are compared at least: of two, batch normalization makes plus and minus one."""
+
+_SMALL = 16
+"""Of smaller batches, those of large models, and at later steps, one example is compared."""
+
+_NUMBERS, _PER_INPUT = 1 << 17, 32
+"""More examples are compared while parameters, and so many for each number of an input, are few:
+there it is calls that cost, not numbers."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """Where derivatives are compared.
+
+    Attributes:
+        state: s_t, in the run's own format.
+        term: The examples of the step.
+        losses: Their losses there, shape (batch,).
+        after: What the optimizer moves, after an update there, so that moments are not zero.
+        gradient: Gradient of that update, shape (params,).
+        step, z: t, and metaparameters.
+        moves: How far that update moved each of them.
+        is_late: Whether the training has come some way, where a loss may leave out what is learned.
+        moved: What it has moved so far, as ``compare`` takes it.
+    """
+
+    state: State
+    term: Term
+    losses: Tensor
+    after: State
+    gradient: Tensor
+    step: int
+    z: Metaparams
+    moves: Mapping[str, float]
+    is_late: bool = False
+    moved: tuple[Tensor] | None = None
+
+
+class _DependsOnOthersError(Exception):
+    """The loss of an example is another one without the others."""
+
+
+class FewExamples:
+    """The loss of a step over few examples, in float64, as a function of the flat parameters.
+
+    The run's own module is called with float64 tensors in the place of its parameters; what else
+    it holds is converted where it is used. So a run in float32 needs no second module.
+
+    Args:
+        routine: The run, in any format.
+        here: The step.
+        number: How many examples: those with the largest and with the smallest losses in turn,
+            because a loss may treat what is learned, or ignored, in another way.
+        alone: Whether they have to have the losses that they have among the others.
+        coarse: Whether it is computed in the run's own format.
+    """
+
+    def __init__(
+        self,
+        routine: Routine,
+        here: Here,
+        number: int,
+        *,
+        alone: bool = False,
+        coarse: bool = False,
+    ) -> None:
+        self._routine, self._here = routine, here
+        self._is_converted = routine.layout.dtype != torch.float64 and not coarse
+        rows = _telling(here, number)
+        self._wanted = here.losses[rows] if alone else None
+        self._term = replace(here.term, indices=here.term.indices[rows], whole=None, start=0)
+        batch, self._arguments = routine.loss_inputs(self._term, here.z, here.step)
+        if routine.augment is not None:  # as in the batch, whose draws it shares
+            whole, _ = routine.loss_inputs(here.term, here.z, here.step)
+            batch = rows_of(whole, rows, len(here.term.indices))
+        self._batch = convert(batch, torch.float64) if self._is_converted else batch
+
+    def __call__(self, params: Tensor) -> Tensor:
+        """Return the sum of the losses by B, a scalar; ``params`` has shape (params,)."""
+        batch = tree_map(_own, self._batch)
+        with self._routine.seeded(self._term, self._here.step):
+            losses = self._routine.call(self._losses, params, batch, training=True)
+        if self._wanted is not None:
+            if relative(losses.detach(), self._wanted) > gradient_limit(self._routine):
+                raise _DependsOnOthersError
+            self._wanted = None
+        return losses.sum() / self._routine.batch_size
+
+    def _losses(self, model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 (any batch)
+        loss: Callable[..., Tensor] = self._routine.loss
+        with ExitStack() as stack:
+            if self._is_converted:
+                stack.enter_context(SameNumbers(torch.float64))
+                # What is checkpointed would be computed again outside of this block.
+                stack.enter_context(without_checkpointing())
+            return loss(model, batch, **self._arguments)
+
+
+def _own(leaf: Any) -> Any:  # noqa: ANN401 (any part of a batch)
+    """Return a tensor of its own, because a loss may write into its batch."""
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _telling(here: Here, number: int) -> Tensor:
+    """Return the places, in order, of the largest losses and of the smallest by turns.
+
+    A single one is the largest at the start of a run and, later, that at the lower quarter: it is
+    learned where others are, and has a derivative left.
+    """
+    order = here.losses.detach().cpu().argsort(descending=True)
+    if number == 1 and here.is_late:
+        return order[-1 - len(order) // 4][None]
+    ends = torch.stack([order, order.flip(0)], dim=1).flatten()[:number]
+    return ends.sort().values
+
+
+def _how_many(routine: Routine, here: Here) -> int:
+    """Return how many examples cost hardly more than two."""
+    one = routine.batch_of(here.term.indices[:1])
+    inputs = sum(leaf.numel() for leaf in tree_leaves(one) if isinstance(leaf, Tensor))
+    many = _NUMBERS // (routine.layout.size + _PER_INPUT * inputs)
+    whole = len(here.term.indices)
+    return min(whole, max(1 if whole < _SMALL or here.is_late else _LEAST, many))
+
+
+def compare_derivatives(routine: Routine, here: Here) -> tuple[float | None, str]:
+    """Compare the second derivative of a step's loss, and the first one of its update.
+
+    Args:
+        routine: The run.
+        here: The step.
+
+    Returns:
+        The relative error of the second derivative, or None; and what was not compared, and why.
+
+    Raises:
+        WitnessError: If one of them is wrong; names the module, where that is known.
+        UndifferentiableError: If there is no second derivative.
+
+    Cost:
+        Four gradients of two examples in float64 and two in the run's own format, or of more where
+        they are small, and two updates; once or twice more where a loss depends on others or wants
+        all of its batch.
+    """
+    curvature, note = compare_loss(routine, here)
+    return curvature, " ".join(each for each in (note, compare_step_update(routine, here)) if each)
+
+
+def compare_loss(routine: Routine, here: Here) -> tuple[float | None, str]:
+    """Compare the second derivative of a step's loss; see ``compare_derivatives``."""
+    try:
+        try:
+            found, twin = _in_double(routine, here, _second_derivative)
+        except UndifferentiableError:
+            raise
+        except Exception:  # e.g. a loss that insists on float32
+            if routine.layout.dtype == torch.float64:
+                raise
+            return _compare_coarsely(routine, here)
+    except EngineError:
+        raise
+    except Exception as error:
+        return None, f"The second derivative was not compared: {first_line(error)}"
+    if not found.error <= LIMIT and routine.layout.dtype == torch.float64:
+        # Perhaps a part of it is rounded to float32 by the model itself, as of a softmax.
+        with suppress(Exception):
+            again = _second_derivative(in_format(routine, torch.float64), here)
+            found = again if again.error <= LIMIT else found
+    if found.is_wrong:
+        raise _refusal(found, _blame(twin, here))
+    if found.in_format:
+        raise WitnessError(
+            f"The second derivative of the loss is off by {found.in_format:.1e} from that in "
+            "float64, with the same parameters and examples, so a part of it is computed in "
+            f"another way in the run's own number format. {_blame(twin, here)}."
+        )
+    if not found.error <= LIMIT:  # NaN too: nothing was learned of it, and the result says so
+        return None, (
+            "The second derivative was not compared: finite differences do not settle, as where "
+            "the loss has kinks, bends too strongly (many normalizations of few numbers each) or "
+            "is not finite."
+        )
+    return found.error, ""
+
+
+def _compare_coarsely(routine: Routine, here: Here) -> tuple[float | None, str]:
+    """Compare in the run's own format, where distances are so large that kinks lie within them.
+
+    So it refuses only what a module does by itself, which is compared in float64.
+    """
+    found = _second_derivative(routine, here, coarse=True)
+    if found.error <= COARSE_LIMIT:
+        return found.error, (
+            "It was compared in the run's own number format, because the loss cannot be called in "
+            "float64, and would not notice less than some percent."
+        )
+    name = _culprit(routine, here, coarse=True) if found.is_wrong else None
+    if name is not None:
+        raise _refusal(found, _blame(routine, here, name))
+    return None, (
+        "The second derivative was not compared: the loss cannot be called in float64, and in the "
+        "run's own number format finite differences do not settle."
+    )
+
+
+def _refusal(found: Curvature, where: str) -> WitnessError:
+    return WitnessError(
+        f"The second derivative of the loss is off by {found.error:.1e} from finite differences of "
+        f"its gradient. {where}."
+    )
+
+
+def compare_step_update(routine: Routine, here: Here) -> str:
+    """Refuse an update whose derivative is wrong; return what was not compared, and why."""
+    try:
+        found, _ = _in_double(routine, here, _update)
+    except EngineError:
+        raise
+    except Exception as error:
+        return f"The derivative of the update was not compared: {first_line(error)}"
+    if found.is_wrong:
+        raise WitnessError(
+            f"The update of optimizer {routine.optimizer.name!r} has a derivative that is off by "
+            f"{found.error:.1e} from finite differences: a part of it is cut out of the graph. "
+            "Look for a detach(), .data, item() or no_grad() in it."
+        )
+    return not_settled("The derivative of the update", found)
+
+
+def _in_double(
+    routine: Routine, here: Here, compared: Callable[[Routine, Here], Curvature]
+) -> tuple[Curvature, Routine]:
+    """Compare in float64, in the run itself or in a short one that was made for it."""
+    is_exact = routine.layout.dtype == torch.float64
+    if is_exact or routine.own is None:  # which moves by the run's own examples
+        try:
+            return compared(routine, here), routine
+        except UndifferentiableError:
+            raise
+        except Exception:  # e.g. a scripted module, which holds float32 where nobody converts
+            if is_exact:
+                raise
+    twin = exact_run(routine)
+    return compared(twin, _in_twin(twin, here)), twin
+
+
+def _second_derivative(routine: Routine, here: Here, *, coarse: bool = False) -> Curvature:
+    state = with_buffers_traced(here.state if coarse else exact_state(here.state))
+    with routine.reading(state), routine.binding.kept(), named_refusals(here.step):
+        whole = len(here.term.indices)
+        if routine.own is not None:  # it may have a row for each example of a whole batch
+            return _product(routine, here, state, whole, coarse=coarse)
+        few = _how_many(routine, here)
+        if routine.statistics is None and here.losses.any():  # none where nobody knows them
+            # Another loss alone, or code that does not know what to do with so few.
+            with suppress(Exception):
+                return _product(routine, here, state, few, alone=True, coarse=coarse)
+            few = min(max(few, _LEAST), whole)
+        else:
+            few = min(max(few, _NORMALIZED), whole)
+        with suppress(Exception):
+            return _product(routine, here, state, few, coarse=coarse)
+        return _product(routine, here, state, whole, coarse=coarse)
+
+
+def with_buffers_traced(state: State) -> State:
+    """Return a state whose buffers carry a graph, as they do where a step is pulled back."""
+    return {n: row.detach().requires_grad_() if n == BUFFERS else row for n, row in state.items()}
+
+
+def _product(
+    routine: Routine,
+    here: Here,
+    state: State,
+    number: int,
+    *,
+    alone: bool = False,
+    coarse: bool = False,
+) -> Curvature:
+    few = FewExamples(routine, here, number, alone=alone, coarse=coarse)
+    row, everywhere = state["params"].detach(), routine.shapes_start
+    told: dict[str, Any] = {"everywhere": everywhere, "moved": here.moved, "coarse": coarse}
+    found = compare(lambda rows: few(rows[0]), [row], **told)
+    if coarse or here.is_late or routine.layout.dtype == torch.float64 or not found.error <= LIMIT:
+        return found
+    own, row = FewExamples(routine, here, number, coarse=True), here.state["params"].detach()
+    with routine.reading(with_buffers_traced(here.state)):
+        off = error_in_format(
+            lambda rows: own(rows[0]), [row], found.products, everywhere=everywhere
+        )
+    return replace(found, in_format=off)
+
+
+def _update(routine: Routine, here: Here) -> Curvature:
+    worst = Curvature(0.0, False)
+    with (
+        routine.reading(exact_state(here.state)),
+        routine.binding.kept(),
+        named_refusals(here.step),
+    ):
+        steps = [here.step] if here.is_late else steps_to_compare(routine, here.step)
+        for step in steps:
+            found = compare_update(
+                routine, here.after, here.gradient, here.z, step, moves=here.moves
+            )
+            if found.is_wrong:
+                return found
+            worst = max(worst, found, key=_error)
+    return worst
+
+
+def _error(found: Curvature) -> float:
+    return math.inf if math.isnan(found.error) else found.error
+
+
+def _in_twin(twin: Routine, here: Here) -> Here:
+    """Return the same place in a run of fewer examples, which draws others."""
+    step = min(here.step, twin.num_steps - 1)
+    term = next(twin.terms(step))
+    z = {name: exact(tensor) for name, tensor in twin.point().items()}
+    losses = torch.zeros(len(term.indices))
+    return replace(here, term=term, losses=losses, step=step, z=z)
+
+
+def _culprit(twin: Routine, here: Here, *, coarse: bool = False) -> str | None:
+    if not coarse:
+        twin = twin if twin.layout.dtype == torch.float64 else exact_run(twin)
+        here = _in_twin(twin, here)
+    state = here.state if coarse else exact_state(here.state)
+    return culprit(twin, state, _called(twin, here, state, coarse=coarse))
+
+
+def _blame(routine: Routine, here: Here, name: str | None = None) -> str:
+    """Say which module is to blame, if none was named yet, and which lines."""
+    if name is None:
+        with suppress(Exception):  # which would hide what is wrong
+            name = _culprit(routine, here)
+    state = here.state
+
+    def loss() -> Tensor:
+        with routine.reading(state), routine.binding.kept(), torch.enable_grad():
+            return _called(routine, here, state, coarse=True)()
+
+    return where_to_look(name, loss)
+
+
+def _called(
+    routine: Routine, here: Here, state: State, *, coarse: bool = False
+) -> Callable[[], Tensor]:
+    whole = len(here.term.indices)
+
+    def loss(number: int = min(_NORMALIZED, whole)) -> Tensor:
+        few = FewExamples(routine, here, number, coarse=coarse)
+        return few(state["params"].detach().requires_grad_())
+
+    def called() -> Tensor:
+        with suppress(Exception):  # a loss that wants all of its batch
+            return loss()
+        return loss(whole)
+
+    return called
