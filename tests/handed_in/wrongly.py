@@ -376,7 +376,7 @@ REFUSED |= {
     "one beta": (values(lambda: engine.adamw(betas=[0.9])), "there are two of them"),
     "momentum as a tensor": (values(lambda: engine.sgd(torch.tensor(0.9))), "Give one number"),
     "average of torch's": (values(lambda: engine.averaged(torchs("SGD"))), r"averaged\(engine.sgd"),
-    "run of no store": (values(lambda: engine.open_run(None, "x")), "URL or the path"),
+    "run of no store": (values(lambda: engine.open_run(None, "x")), "URL or path of the store"),
     "run by a number": (values(lambda: engine.open_run("store", 3)), "run's name"),
     "MeanLoss turned round": (
         values(lambda: engine.MeanLoss(HELD_OUT, loss)),

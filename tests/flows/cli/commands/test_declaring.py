@@ -54,7 +54,7 @@ def test_an_option_without_a_default_has_to_be_given():
     found = invoke(draw)
 
     assert found.exit_code == 2
-    assert "--width" in found.output
+    assert "--width" in typer.unstyle(found.output)
 
 
 @pytest.mark.parametrize("words", [(), ("--debug",)])
