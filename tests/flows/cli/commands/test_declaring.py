@@ -5,6 +5,7 @@ from typing import Annotated
 
 import pytest
 import typer
+from rich.text import Text
 from typer.testing import CliRunner
 
 from engine.errors import ConfigurationError
@@ -54,7 +55,7 @@ def test_an_option_without_a_default_has_to_be_given():
     found = invoke(draw)
 
     assert found.exit_code == 2
-    assert "--width" in typer.unstyle(found.output)
+    assert "--width" in Text.from_ansi(found.output).plain
 
 
 @pytest.mark.parametrize("words", [(), ("--debug",)])
