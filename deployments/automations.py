@@ -7,7 +7,6 @@ Usage: ``python -m deployments.automations``, with ``PREFECT_API_URL`` set.
 """
 
 import argparse
-import logging
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -15,6 +14,8 @@ from prefect.automations import AutomationCore, EventTrigger, Posture, ResourceS
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
+
+from flows.cli.terminal.screen import say
 
 RESUME_TAG = "auto-resume"
 """Runs with this tag go on by themselves after a crash."""
@@ -29,8 +30,6 @@ _WAITS = {
     )
 }
 _ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled")}
-
-logger = logging.getLogger(__name__)
 
 
 def crash_lost_runs(heartbeat_seconds: int) -> AutomationCore:
@@ -109,7 +108,7 @@ def put(client: SyncPrefectClient, automation: AutomationCore) -> None:
         client.create_automation(automation)
     else:
         client.update_automation(found.id, automation.model_copy(update={"enabled": found.enabled}))
-    logger.info("automation %r is there", automation.name)
+    say(f"automation {automation.name!r} is there")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -127,5 +126,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     main()

@@ -5,7 +5,6 @@ Usage: ``python -m deployments.pools --gpus 4``, with ``PREFECT_API_URL`` set.
 
 import argparse
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +12,11 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
 
+from flows.cli.terminal.screen import say
 from tasks.running.runner import GPU_TAG
 
 TEMPLATES = Path(__file__).with_name("pools")
 """One base job template for each kind of pool, named by the kind."""
-
-logger = logging.getLogger(__name__)
 
 
 def make_pool(client: SyncPrefectClient, template: Path, limit: int) -> None:
@@ -39,7 +37,7 @@ def make_pool(client: SyncPrefectClient, template: Path, limit: int) -> None:
         client.update_work_pool(name, WorkPoolUpdate(**settings))
     except ObjectNotFound:
         client.create_work_pool(WorkPoolCreate(name=name, type=kind, **settings))
-    logger.info("work pool %s: %d flow run(s) at a time", name, limit)
+    say(f"work pool {name}: {limit} flow run(s) at a time")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,9 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             # A process has no GPU of its own: two runs would share what the machine has.
             make_pool(client, template, 1 if template.stem == "process" else gpus)
         client.create_concurrency_limit(GPU_TAG, gpus)
-    logger.info("task runs tagged %s: %d at a time", GPU_TAG, gpus)
+    say(f"task runs tagged {GPU_TAG}: {gpus} at a time")
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     main()

@@ -12,7 +12,7 @@ from engine.errors import ConfigurationError
 from engine.reports.canvas import BLUE, GREEN, GREY, ORANGE, legend, new_figure, whole_numbers
 from engine.reports.curves import Curve
 from engine.reports.sections import Figure, Page, Section, Table
-from engine.reports.settings_rows import NOT_ASKED, all_rows
+from engine.reports.settings_rows import NOT_ASKED, all_rows, is_unread
 from engine.reports.vector import vector
 from engine.shown.html import pairs_html, rows_html
 
@@ -107,14 +107,7 @@ def side_by_side(runs: Sequence[OpenRun]) -> SideBySide:
             f"Two different runs or more can be compared, and {', '.join(names) or 'none'} was "
             "named. See their names with `mgd show`."
         )
-    asked = {
-        run.name: {
-            key: value or "none"
-            for key, value, _ in all_rows(run.recipe)
-            if key.partition(".")[0] not in NOT_ASKED - {"kind"}
-        }
-        for run in runs
-    }
+    asked = _asked(runs)
     numbers = {run.name: {} if run.record is None else run.record.in_pairs() for run in runs}
     return SideBySide(
         runs=runs,
@@ -122,6 +115,30 @@ def side_by_side(runs: Sequence[OpenRun]) -> SideBySide:
         numbers=_rows("number", numbers, names, missing=""),
         quantities=_rows("quantity", {run.name: run.quantities for run in runs}, names, None),
     )
+
+
+def _asked(runs: Sequence[OpenRun]) -> dict[str, dict[str, str]]:
+    """Return the settings of each run by key, without those that nothing read.
+
+    Where all runs that read such a setting have the same value, it says nothing about them, and is
+    left out of all.
+    """
+    unread = {run.name: [] if run.record is None else run.record.unread for run in runs}
+    found = {
+        run.name: {
+            key: value or "none"
+            for key, value, _ in all_rows(run.recipe, unread[run.name])
+            if key.partition(".")[0] not in NOT_ASKED - {"kind"}
+        }
+        for run in runs
+    }
+    for key in {key for rows in found.values() for key in rows}:
+        values = {rows[key] for rows in found.values() if key in rows}
+        ignored = any(key not in found[name] and is_unread(key, unread[name]) for name in found)
+        if ignored and len(values) == 1:
+            for rows in found.values():
+                rows.pop(key, None)
+    return found
 
 
 def page_of(found: SideBySide) -> Page:

@@ -1,7 +1,7 @@
 """The settings of a recipe as rows: all of them, and those that differ from the defaults."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 from pydantic.fields import FieldInfo
@@ -37,9 +37,33 @@ class Setting(NamedTuple):
     """What it may be; ``None`` for an argument of code that is not loaded."""
 
 
-def all_rows(recipe: DescentRecipe) -> list[Row]:
-    """Return every setting but the description."""
-    return [row for row in _rows(recipe) if row[0] != "description"]
+def all_rows(recipe: DescentRecipe, unread: Collection[str] = ()) -> list[Row]:
+    """Return every setting but the description.
+
+    Args:
+        recipe: The settings.
+        unread: Those that nothing read, since the problem has its own; a group stands for all in
+            it. Of what belongs together one row says so, and the others are left out: their values
+            had no part in the run.
+    """
+    rows = [row for row in _rows(recipe) if row[0] != "description"]
+    return [
+        (key, OWN, meaning) if is_unread(key, unread) else (key, value, meaning)
+        for key, value, meaning in rows
+        if key in _FIRST or not is_unread(key, unread)
+    ]
+
+
+def is_unread(key: str, unread: Collection[str]) -> bool:
+    """Return whether a setting is one of those, or in one of those groups."""
+    return any(key == each or key.startswith(f"{each}.") for each in unread)
+
+
+OWN = "the problem's own"
+"""What stands in place of a setting that nothing read, since the problem has its own."""
+
+_FIRST = frozenset({"optimizer.name", "training.learning_rate"})
+"""The setting that says so for all that belong to it."""
 
 
 def _rows(recipe: DescentRecipe) -> Iterator[Row]:

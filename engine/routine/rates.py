@@ -121,8 +121,9 @@ def rates_alone(scheduler: LRScheduler, num_steps: int, optimizer: Optimizer | N
             raise ConfigurationError(
                 f"{type(scheduler).__name__} moves the {name} besides the learning rate, and the "
                 "run's optimizer would hold it still. Hand in an optimizer with one number for "
-                f"each step: {_IN_STEP[name]}. Or make the scheduler with cycle_momentum=False, "
-                "which is another training than the script's."
+                f"each step: {_IN_STEP[name]} (where num_steps is not known yet, as in a problem, "
+                "a function of num_steps that returns it). Or make the scheduler with "
+                "cycle_momentum=False, which is another training than the script's."
             )
     return rates(scheduler, num_steps)
 

@@ -51,7 +51,8 @@ def refuse_misfits(routine: "Routine") -> None:
         if not isinstance(value, int | float) and len(value) != routine.num_steps:
             raise ConfigurationError(
                 f"The optimizer's {name} has {len(value)} values for {routine.num_steps} steps. "
-                "Give one number, or one for each step."
+                "Give one number, or one for each step. A problem's optimizer may be a function "
+                "whose argument num_steps says how many there are."
             )
     _refuse_impossible_complexes(routine)
     for name, kind in routine.metaparameters.items():

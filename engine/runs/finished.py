@@ -51,6 +51,9 @@ class FinishedRun(Outline):
     """Steps late in a training whose second derivative could not be compared with a finite
     difference; see ``engine.replay.refusals.later_steps``."""
 
+    unread: list[str] = []
+    """Settings that nothing read, since the problem has its own; a group stands for all in it."""
+
     environment: dict[str, Any] = {}
     """What the bits depend on besides the recipe."""
 

@@ -65,7 +65,9 @@ def compose(store: str, record: FinishedRun, own: Report) -> Page:
         repeating(record, own.files),
         *own.folded,
         *filter(None, [all_checks(record.checks)]),
-        Section("All settings", tables=[_settings(all_rows(record.recipe))], folded=True),
+        Section(
+            "All settings", tables=[_settings(all_rows(record.recipe, record.unread))], folded=True
+        ),
         Section("Where it was made", tables=[_pairs(record.environment)], folded=True),
     ]
     return head(record, own.title, sections)

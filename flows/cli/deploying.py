@@ -148,9 +148,9 @@ def _told(deployments: "list[RunnerDeployment]", pool: str) -> list[str]:
                 continue
             lines.append(
                 f"{each.full_name} runs code of yours. Its workers need "
-                f"{', '.join(sorted(recipe['code']))} as they are now, files in "
-                f"{recipe.get('folder')} or, as --folder says, elsewhere; a run compares their "
-                "digests, and refuses others. Deploy again after an edit."
+                f"{', '.join(sorted(recipe['code']))}, unchanged since now, in "
+                f"{recipe.get('folder')} (--folder names another place); a run compares the "
+                "digests, and refuses what was edited. Deploy again after an edit."
             )
     return [
         *lines,

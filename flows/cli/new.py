@@ -106,7 +106,7 @@ _NOTHING = """\
 _BEGINS = {
     StartingPoint.SCRIPT: _Begin("{num_train: 300}", _NOTHING, ""),
     StartingPoint.IMAGE_FOLDER: _Begin(
-        "{folder: pictures}", _PICTURES, "arguments.folder", ("PIL", "clip")
+        "{folder: pictures}", _PICTURES, "arguments.folder", ("PIL", "clip"), rate=0.01
     ),
     StartingPoint.TABLE: _Begin(
         "{url: table.csv, label: label}", _ROWS, "arguments.url and label", ("pyarrow", "parquet")

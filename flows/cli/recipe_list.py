@@ -11,7 +11,8 @@ from engine.recipes.shipped_recipes import shipped_summaries
 from flows.cli.terminal.screen import WIDE, Screen, say, tell
 
 _NEXT = (
-    "Takes: rough time of a run on one CPU core; `mgd plan NAME` measures it on this machine.",
+    "Takes: rough time of a run on one CPU core, after a start of ten to twenty seconds; `mgd plan "
+    "NAME` measures it on this machine.",
     "Needs: data that must be present, and a GPU if a run would be too slow without one; "
     "`mgd recipes NAME` shows where the data are read from (arguments).",
 )
@@ -45,7 +46,7 @@ def show_recipes(*, as_json: bool) -> None:
 def _takes(recipe: Mapping[str, Any]) -> str:
     """Write about how long a run takes, as far as anybody has measured."""
     seconds = recipe["seconds"]
-    return "-" if seconds is None else about(seconds).removeprefix("about ")
+    return "-" if seconds is None else about(max(seconds, 10.0)).removeprefix("about ")
 
 
 def _needs(recipe: Mapping[str, Any]) -> str:

@@ -59,8 +59,8 @@ def run_recipe(
             check_readable(place)  # with short patience, before anybody waits for it
         found = _repeated(recipe, place) if chosen is None else None
         records = [found] if found else _records(recipe, place, chosen, sender, output.debug)
-    # With nothing between them, a warning of the way and the same one of the result are one.
-    told = said if quiet and (as_json or same_place()) else set[str]()
+    # Who reads what came of it has read what was said on the way, if both go to one place.
+    told = said if as_json or same_place() else set[str]()
     contents = []
     for record in records:
         if chosen is not None:
@@ -192,8 +192,11 @@ def _tell(
 ) -> dict[str, Any]:
     """Say what came of a run but for what was told, and return the JSON object of ``--json``."""
     content = record.content(place)
+    again = sum(each in told for each in record.warnings())
+    those = "The warning said above is" if again == 1 else "The warnings said above are"
     lines = [
         *(each for each in record.sentences() if each not in told),
+        *([f"{those} in the report, too."] if again else []),
         f"Report: {content['report']}",
         f"Run: {record.run} in {place}",
     ]

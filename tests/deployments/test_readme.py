@@ -52,11 +52,17 @@ def test_every_pool_is_told_of(kind):
 
 
 @pytest.mark.parametrize(
-    "command", re.findall(r"^.*prefect (?:worker|server) start.*$", COMMANDS, re.M)
+    "command", re.findall(r"^.*prefect (?:--no-prompt )?(?:worker|server) start.*$", COMMANDS, re.M)
 )
 def test_what_stays_stands_in_a_folder_that_nobody_else_can_write_to(command):
     """Prefect's own commands obey settings of their working folder, which may be a clone."""
     assert command.startswith("cd / && ")
+
+
+@pytest.mark.parametrize("command", re.findall(r"^.*prefect .*server start.*$", COMMANDS, re.M))
+def test_the_server_asks_nothing(command):
+    """It asks for a profile first where there is none, and sends all later commands to itself."""
+    assert "prefect --no-prompt server start" in command
 
 
 def test_every_extra_that_is_installed_exists():

@@ -6,9 +6,11 @@ import torch
 import engine
 from engine.problems.calls import call_problem
 from engine.recipes.files import load_recipe
+from engine.reports.page import REPORT
 from engine.stages import commits
+from engine.storage.records import read_bytes
 from flows.descent import descent
-from tests.helpers.data.own_problem import write_problem
+from tests.helpers.data.own_problem import PROBLEM, RECIPE, write_problem
 from tests.helpers.runs.tiny_recipe import small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -69,3 +71,18 @@ def test_a_problem_of_a_notebook_has_the_bits_of_its_recipe(tmp_path):
     assert all(torch.equal(handed.state[name], row) for name, row in named.state.items())
     after = problem.model.parameters()
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_a_report_shows_an_optimizer_of_the_problem_as_its_own(tmp_path):
+    """The table of all settings named sgd, the default, whatever the problem trained with."""
+    recipe = RECIPE.replace("optimizer: {name: sgd, momentum: 0.9}\n", "")
+    problem = PROBLEM.replace("loss=loss,", "loss=loss, optimizer=engine.adamw(eps_root=1e-6),")
+    path = write_problem(tmp_path / "own", problem, recipe)
+    store = str(tmp_path / "store")
+
+    record = descent(load_recipe(path, ["preflight=advise"]), store)
+
+    assert record.unread == ["optimizer"]
+    report = read_bytes(record.url(store, REPORT)).decode()
+    assert "the problem's own" in report.replace("&#x27;", "'").replace("&#39;", "'")
+    assert "optimizer.momentum" not in report

@@ -75,6 +75,7 @@ def conclude(
         **how_made(recipe, started),
         stages=counts,
         checks=checks,
+        unread=sorted(problem.unread),
         found=found,
         lds={
             name: {f"{drop:g}": LdsRecord(**asdict(each)) for drop, each in by_drop.items()}

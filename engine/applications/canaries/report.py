@@ -46,20 +46,20 @@ def conclude(  # noqa: PLR0913 (what canaries are made of)
         started: UTC time of the start, ISO 8601.
         checks: What the preflight found.
     """
-    number = recipe.canaries.num_canaries
+    problem, number = build_problem(recipe.descent, store), recipe.canaries.num_canaries
     measured = {name: read_audit(store, ref, number) for name, ref in audits.items()}
     steps = [read_scalars(store, ref) for ref in moved]
     record = CanariesRecord(
         **how_made(recipe, started),
         stages=counts,
         checks=checks,
+        unread=sorted(problem.unread),
         moved=moved,
         audited=audits,
         audits={name: compare(*each) for name, each in measured.items()},
         steps=[each["gap"] for each in steps],
         uncompared=sorted({step for each in steps for step in each["uncompared"]}),
     )
-    problem = build_problem(recipe.descent, store)
 
     def report(record: CanariesRecord) -> Report:
         before = problem.routine.examples[0][:number].cpu()

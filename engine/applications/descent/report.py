@@ -98,6 +98,7 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         **how_made(recipe, started),
         stages=counts,
         checks=checks,
+        unread=sorted(problem.unread),
         iterates=iterates,
         chosen=chosen,
         selection=summarize_selection(recipe, curves.value, first_gradient, curves.corrupted),

@@ -99,8 +99,19 @@ def _draw(
         places = torch.randperm(len(free), generator=drawn)[: settings.num_train]
     ids = torch.tensor(free)[places]
     splits = {name: splits[name] for name in HELD_OUT if name in splits}
-    return Drawn(
-        {"train": [pool[place] for place in ids.tolist()], **splits}, ids, _copies(pool, given)
+    train = [pool[place] for place in ids.tolist()]
+    notes = (*_copies(pool, given), *_unused(pool, free))
+    return Drawn({"train": train, **splits}, ids, notes)
+
+
+def _unused(pool: list[Passage], free: list[int]) -> tuple[str, ...]:
+    """Say of which files of the sources no text can be a candidate, because all are held out."""
+    used = {pool[place].file for place in free}
+    return tuple(
+        f"All texts of {file} are in held-out splits, so none of them is a training candidate. "
+        "A smaller arguments.num_test leaves some."
+        for file in dict.fromkeys(each.file for each in pool)
+        if file not in used
     )
 
 

@@ -13,6 +13,7 @@ from engine.applications.open_run import OpenRun
 from engine.applications.side_by_side import page_of, side_by_side
 from engine.applications.trackers import PROJECT, TRACKERS, send
 from engine.errors import ConfigurationError
+from engine.problems.own_training import RATE_SETTINGS
 from engine.recipes.names import run_name
 from engine.reports.page import as_html
 from engine.runs.run import begin_run
@@ -22,6 +23,7 @@ from flows.cli.app import app
 from tests.helpers.runs.made_records import make_record
 
 runner = CliRunner()
+OF_THE_PROBLEM = ["optimizer", *(f"training.{name}" for name in RATE_SETTINGS)]
 OTHER = [(0.9, 0.95, 0.97), (0.7, 0.75, 0.76)]
 
 
@@ -61,6 +63,38 @@ def test_only_what_differs_is_a_row(runs):
     assert "differ in 1 setting: training.learning_rate" in found.headline
     assert repr(found) == f"SideBySide({first}, {second}: {found.headline})"
     assert found._repr_html_().count("training.learning_rate") == 2
+
+
+def test_settings_that_nothing_read_are_compared_with_nothing(tmp_path):
+    """A problem with an optimizer and rates of its own was shown with the defaults of recipes."""
+    store = str(tmp_path / "store")
+    one = make_record(
+        training={"num_steps": 8, "learning_rate": 0.02, "rate_schedule": "one-cycle"}
+    )
+    own = make_record(OTHER).model_copy(update={"unread": OF_THE_PROBLEM})
+    found = side_by_side([engine.open_run(store, write(store, each)) for each in (one, own)])
+
+    first, second = found.names
+    rows = {row["setting"]: (row[first], row[second]) for row in found.settings}
+    assert rows == {
+        "optimizer.name": ("sgd", "the problem's own"),
+        "training.learning_rate": ("0.02", "the problem's own"),
+    }
+
+
+def test_settings_that_two_runs_read_are_compared_beside_a_third(tmp_path):
+    """What differs among those that read it stays a row, and the third has nothing there."""
+    store = str(tmp_path / "store")
+    training = {"num_steps": 8, "learning_rate": 0.02}
+    records = [
+        make_record(training=training),
+        make_record(OTHER, training=training | {"rate_schedule": "one-cycle"}),
+        make_record().model_copy(update={"unread": OF_THE_PROBLEM}),
+    ]
+    found = side_by_side([engine.open_run(store, write(store, each)) for each in records])
+
+    (row,) = [each for each in found.settings if each["setting"] == "training.rate_schedule"]
+    assert [row[name] for name in found.names] == ["flat", "one-cycle", "(not there)"]
 
 
 def test_quantities_and_curves_are_those_of_the_records(runs):

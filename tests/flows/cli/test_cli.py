@@ -60,6 +60,8 @@ def test_recipes_lists_what_run_takes():
         for name in ("digits-selection", "digits-schedule", "fashion-selection")
     )
     assert "needs: Fashion-MNIST" in result.stdout
+    assert "a few seconds" not in result.stdout, "the README says half a minute, with the start"
+    assert "takes: 10 s" in result.stdout
     known = expected_seconds()
     assert set(known) < set(shipped_names())
     assert all(0 < seconds < 3600 for seconds in known.values())  # on one core, in a lunch break

@@ -56,6 +56,21 @@ def test_without_a_task_the_others_are_cut_from_the_trusted_texts(tmp_path):
     assert "no validation and no test split" in found.notes[0]
 
 
+def test_a_source_whose_texts_are_all_held_out_is_named(tmp_path):
+    """Without a size the test split takes what is left of the task, here one of the sources."""
+    one, task = file(tmp_path, "one", 12), file(tmp_path, "task", 11)
+    without = ["num_test", "sources", "target"]
+
+    taken = built(tmp_path, without, sources=[one, task], target=task, num_train=6)
+    left = built(tmp_path, without, sources=[one, task], target=task, num_train=6, num_test=2)
+
+    assert [note for note in taken.notes if "none of them is a training candidate" in note]
+    assert "task" in taken.notes[-1]
+    assert "one.jsonl" not in taken.notes[-1]
+    assert not left.notes
+    assert not any(name.startswith("task") for name in prompts(taken, "train"))
+
+
 def test_without_any_file_held_out_texts_are_drawn_from_the_sources(tmp_path):
     """And are no candidates then."""
     found = built(tmp_path, ["target"], num_train=10)

@@ -236,3 +236,6 @@ def test_a_warning_is_said_once_where_both_streams_end_in_one_place(other, tmp_p
         with redirect_stdout(io.StringIO()) as printed:
             running._tell(record, str(tmp_path), False, told)
         assert printed.getvalue().count(warning) == times
+        assert ("The warning said above is in the report, too." in printed.getvalue()) is (
+            times == 0
+        )
