@@ -54,6 +54,7 @@ def test_what_differs_with_the_number_of_calls_is_refused(way, tmp_path):
 
 
 def test_a_loss_that_counts_without_using_it_is_let_go(tmp_path):
+    """A log that a loss keeps changes no number."""
     check_repeats(own(tmp_path, counting("(1.0 if calls else 2.0)")))
 
 
@@ -96,6 +97,7 @@ class Curve:
     ],
 )
 def test_what_is_the_same_is_shown_alike(one, other):
+    """The address of an object, and the order of a set, are those of a process."""
     assert repr(shown(one)) == repr(shown(other))
 
 
@@ -131,6 +133,7 @@ def test_what_fails_for_a_moment_makes_no_other_digest(what, tmp_path):
 
 
 def test_what_fails_always_is_told_by_others(tmp_path):
+    """A check says in which line a loss fails, which building a problem cannot."""
     recipe = own(tmp_path, replaced(LOSS, "raise ValueError('always')"))
 
     assert BEHAVIOUR not in build_problem(recipe).digests
