@@ -13,11 +13,11 @@ from engine.metaparameters.base import Metaparameter
 from engine.numerics.fingerprint import fingerprint
 from engine.problems.base import Problem
 from engine.problems.calls import call_problem
-from engine.problems.data.own_examples import drawn_when_read
 from engine.problems.data.splits import DataSet, Examples
 from engine.problems.data.splitting import data_set
 from engine.problems.fits import check_baselines_fit, check_fits, smooths_labels
 from engine.problems.identity.configurations import configurations_of
+from engine.problems.identity.repeats import check_alike
 from engine.problems.identity.tried import identified
 from engine.problems.kept_code import at_hand
 from engine.problems.metaparameters import make_metaparameter
@@ -140,7 +140,11 @@ def check_repeats(recipe: DescentRecipe, store: str | None = None) -> None:
         store: As for ``build_problem``.
 
     Raises:
-        ConfigurationError: Says whether the model or the examples differ.
+        ConfigurationError: Says what differs: the model, the examples, or what a step that is tried
+            once more computes.
+
+    Cost:
+        A second call of the function, and four training steps.
     """
     if not names_code(recipe.problem, recipe.arguments):
         return
@@ -148,25 +152,7 @@ def check_repeats(recipe: DescentRecipe, store: str | None = None) -> None:
     one = build_problem(found)
     with doing("once more, to see whether it is the same"):
         other = _build.__wrapped__(found.model_dump_json())
-    differing = [
-        what for what in {**one.digests, **other.digests}
-        if one.digests.get(what) != other.digests.get(what)
-    ]  # fmt: skip
-    drawn = drawn_when_read(one.data.splits) if "examples" in differing else []
-    if drawn:
-        raise ConfigurationError(
-            f"The examples of {' and '.join(drawn)} of problem {recipe.problem} are others each "
-            "time that they are read, but a step that is run again has to read what it read. A "
-            "data set or collate function must draw no random numbers: do that in "
-            "`augment(batch, generator)` of the engine.Problem, with that generator, which is "
-            "seeded by the step."
-        )
-    if differing:
-        raise ConfigurationError(
-            f"Two calls of the function of problem {recipe.problem} returned different "
-            f"{' and '.join(differing)}, although torch, numpy and random were seeded alike. Draw "
-            "from those generators, or from one that the function seeds itself, and read no clock."
-        )
+    check_alike(recipe, one, other)
 
 
 def check_scores(recipe: DescentRecipe, store: str | None = None) -> None:

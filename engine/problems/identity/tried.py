@@ -7,15 +7,18 @@ itself felt in none of these goes unseen.
 """
 
 import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from engine.numerics.determinism import deterministic
 from engine.numerics.environment import environment
 from engine.numerics.fingerprint import fingerprint
+from engine.numerics.memory_errors import is_out_of_memory
 from engine.problems.identity.elsewhere import source_elsewhere
 from engine.problems.identity.names import BEHAVIOUR, ELSEWHERE
 from engine.recipes.descent import DescentRecipe
@@ -24,6 +27,7 @@ from engine.recipes.settings import digest
 from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
 from engine.step.step import plain_step
+from engine.storage.transient_errors import is_transient_while_parsing
 from engine.types import State
 
 if TYPE_CHECKING:
@@ -53,7 +57,7 @@ def identified(recipe: DescentRecipe, built: "BuiltProblem") -> "BuiltProblem":
     training = recipe.training
     digests = {
         ELSEWHERE: source_elsewhere(recipe.problem, recipe.arguments, recipe.folder),
-        BEHAVIOUR: _behaviour(built, training.threads, tf32=training.tf32),
+        BEHAVIOUR: behaviour(recipe, built),
     }
     found = {what: each for what, each in digests.items() if each}
     return replace(
@@ -64,17 +68,30 @@ def identified(recipe: DescentRecipe, built: "BuiltProblem") -> "BuiltProblem":
     )
 
 
-def _behaviour(built: "BuiltProblem", threads: int | None, *, tf32: bool) -> str:
+def behaviour(recipe: DescentRecipe, built: "BuiltProblem") -> str:
     """Return 32 hex digits for what a problem computes; empty if it fails, which others tell.
 
     The steps are the first and the last of the run, at its initial metaparameters. Nothing is
     compiled for them. The bits are those of a machine, so they are compared in one environment only
     (``engine.numerics.environment``), which the keys of stages contain as well.
+
+    Args:
+        recipe: Names the problem.
+        built: It, on its device.
+
+    Raises:
+        RuntimeError, MemoryError: If memory is short. Another process or another moment may have
+            enough of it, and would get other digits than none.
+        OSError: If a file did not answer this time, likewise.
     """
+    training = recipe.training
     try:
-        with deterministic(threads, tf32=tf32):
+        with deterministic(training.threads, tf32=training.tf32):
             return _digest(built)
-    except Exception:
+    except Exception as error:
+        short = is_out_of_memory(error) or isinstance(error, torch.OutOfMemoryError)
+        if short or is_transient_while_parsing(error):
+            raise
         return ""
 
 
@@ -85,15 +102,36 @@ def _digest(built: "BuiltProblem") -> str:
     found: list[object] = []
     for step in _steps(routine):
         state, loss = plain_step(routine, state, z, step)
-        found += [fingerprint(loss), *((name, fingerprint(row)) for name, row in state.items())]
+        found += [loss, state]
     some = {
         name: split.at(torch.linspace(0, len(split) - 1, min(_SCORED, len(split))).long())
         for name, split in built.held_out.items()
     }
     found.append(built.scores(state, some))
     if not isinstance(built.output, MeanLoss):  # that is of the scores
-        found.append(fingerprint(routine.evaluate(built.output, state)))
-    return hashlib.sha256(json.dumps(found, default=repr).encode()).hexdigest()[:32]
+        found.append(routine.evaluate(built.output, state))
+    return hashlib.sha256(repr(shown(found)).encode()).hexdigest()[:32]
+
+
+def shown(value: Any) -> Any:  # noqa: ANN401 (what a score may hold)
+    """Return what has the same text in every process if it is the same, and another one if not.
+
+    The order of names says nothing: a dict that was made of a set has another one in each process.
+    Of an object that only its address tells from others, its class is shown.
+    """
+    if isinstance(value, Tensor):
+        return fingerprint(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return str(value.dtype), np.shape(value), value.tolist()
+    if isinstance(value, Mapping):
+        return sorted((repr(shown(name)), repr(shown(each))) for name, each in value.items())
+    if isinstance(value, set | frozenset):
+        return sorted(repr(shown(each)) for each in value)
+    if isinstance(value, list | tuple):
+        return [shown(each) for each in value]
+    if isinstance(value, str | bytes | int | float | complex | None):
+        return value
+    return type(value).__qualname__
 
 
 def _steps(routine: Routine) -> list[int]:

@@ -34,6 +34,29 @@ _SHOWN = 5
 """Rows that were left out, by place in a sentence."""
 
 
+_READ = ("role", "from", "content", "value")
+"""Fields of a message that are read, besides the weight of an answer."""
+
+_NOT_LEARNED = (
+    *("system", "developer", "user", "human", "tool", "function", "observation", "ipython"),
+    *("function_call", "tool_call", "context"),
+)
+"""Who says what is read and not learned. Messages of others are, too, and that is told."""
+
+
+class Unlearned(NamedTuple):
+    """What of the files is no part of what is learned."""
+
+    rows: list[str]
+    """Places of rows without a prompt or a response."""
+
+    fields: Counter[str]
+    """Names of fields that are not read, and in how many rows they stand."""
+
+    roles: Counter[str]
+    """Names of speakers that nobody knows, likewise."""
+
+
 class RowSettings(NamedTuple):
     """What is read of the rows of a file."""
 
@@ -65,17 +88,17 @@ def instructions_problem(
     """
     assert urls["train"] is not None  # an argument of the problem
     check_groups(wanted.groups)
-    left_out: list[str] = []
-    unread: Counter[str] = Counter()
+    lost = Unlearned([], Counter(), Counter())
     given = {name: url for name, url in urls.items() if url is not None}
-    read = {name: _passages(url, name, left_out, unread, wanted) for name, url in given.items()}
+    read = {name: _passages(url, name, lost, wanted) for name, url in given.items()}
     splits = {name: [passage for passage, _ in rows] for name, rows in read.items()}
     cells = {passage.text: found for passage, found in read["train"]}
     rows = len(splits["train"])
     splits["train"] = list({each.text: each for each in splits["train"]}.values())
     notes = [
-        *left_out_notes(left_out, "prompt or response"),
-        *_unread_notes(unread),
+        *left_out_notes(lost.rows, "prompt or response"),
+        *_unread_notes(lost.fields),
+        *_role_notes(lost.roles),
         *_repeated_notes(rows - len(splits["train"])),
     ]
     if "objective" not in splits:
@@ -148,9 +171,22 @@ def _unread_notes(unread: Counter[str]) -> list[str]:
     """Say which fields of the rows are no part of what is learned, system prompts among them."""
     if not unread:
         return []
-    shown = ", ".join(f"{name} ({times} rows)" for name, times in unread.most_common(_SHOWN))
-    more = ", ..." if len(unread) > _SHOWN else ""
-    return [f"Fields of the rows that are not read: {shown}{more}."]
+    return [f"Fields of the rows that are not read: {_counted(unread)}."]
+
+
+def _role_notes(roles: Counter[str]) -> list[str]:
+    """Say whose messages are not learned although they may be answers under another name."""
+    if not roles:
+        return []
+    return [
+        f"Messages of {_counted(roles)} are not learned, only those of {', '.join(_ANSWERS)} are. "
+        "Rename the role if they are answers."
+    ]
+
+
+def _counted(names: Counter[str]) -> str:
+    shown = ", ".join(f"{name} ({times} rows)" for name, times in names.most_common(_SHOWN))
+    return shown + (", ..." if len(names) > _SHOWN else "")
 
 
 def _repeated_notes(times: int) -> list[str]:
@@ -158,7 +194,7 @@ def _repeated_notes(times: int) -> list[str]:
 
 
 def _passages(
-    url: str, split: str, left_out: list[str], unread: Counter[str], wanted: RowSettings
+    url: str, split: str, unlearned: Unlearned, wanted: RowSettings
 ) -> list[tuple[Passage, list[Any]]]:
     """Return the rows of a file as passages, each with what its fields of groups hold.
 
@@ -170,7 +206,8 @@ def _passages(
     for line, row in _rows(url, split):
         place = Passage("", "", stem(url), url, line)
         prompt, *turns = _parts(row, place.place, wanted.responses)
-        unread.update(name for name in _unread(row) if name not in wanted.groups)
+        unlearned.fields.update(name for name in _unread(row) if name not in wanted.groups)
+        unlearned.roles.update(_unknown(row))
         lost = [name for name in lost if name not in row]
         if prompt.strip() and turns and turns[0].strip():
             text = "\n".join(turns)
@@ -179,11 +216,11 @@ def _passages(
             passage = Passage(prompt, text, place.source, url, line, several)
             found.append((passage, [row.get(name) for name in grouped]))
         else:
-            left_out.append(place.place)
+            unlearned.rows.append(place.place)
     if not found:
         raise DataError(
-            f"{url} has {len(left_out)} rows, and none with a prompt and a response, so there is "
-            "nothing to learn from it. Point at a file with some."
+            f"{url} has {len(unlearned.rows)} rows, and none with a prompt and a response, so "
+            "there is nothing to learn from it. Point at a file with some."
         )
     if lost:
         raise DataError(
@@ -241,7 +278,30 @@ def _unread(row: dict[str, Any]) -> list[str]:
     dialogue = next((name for name in _DIALOGUES if row.get(name) is not None), None)
     parts = (_PROMPTS, _INPUTS, _RESPONSES)
     read = {dialogue} if dialogue is not None else {_first(row, names) for names in parts}
-    return [name for name, value in row.items() if name not in read and value not in (None, "")]
+    found = [name for name, value in row.items() if name not in read and value not in (None, "")]
+    inside = {
+        f"{dialogue}.{name}"
+        for message in _messages(row)
+        for name, value in message.items()
+        if name not in _READ and value not in (None, "", []) and not _is_weight(name, value)
+    }
+    return [*found, *sorted(inside)]
+
+
+def _unknown(row: dict[str, Any]) -> set[str]:
+    """Return the speakers of a dialogue whose messages nobody knows to be answers or not."""
+    roles = {str(each.get("role", each.get("from"))) for each in _messages(row)}
+    return {role for role in roles if role not in (*_ANSWERS, *_NOT_LEARNED)}
+
+
+def _messages(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the messages of a row that has passed ``_of_dialogue``; none if it is no dialogue."""
+    return next((row[name] for name in _DIALOGUES if row.get(name) is not None), [])
+
+
+def _is_weight(name: str, value: Any) -> bool:  # noqa: ANN401 (a JSON value)
+    """Say whether a field of a message says if it is learned, as files for fine-tuning have it."""
+    return name == "weight" and value in (0, 1)
 
 
 def _content(value: Any) -> Any:  # noqa: ANN401 (a JSON value)
@@ -257,7 +317,8 @@ def _content(value: Any) -> Any:  # noqa: ANN401 (a JSON value)
 def _of_dialogue(dialogue: Any, place: str, responses: Responses) -> tuple[str, ...]:  # noqa: ANN401 (whatever is handed in)
     """Return what stands before a message of the assistant that is learned, and it, in turn.
 
-    What comes after the last one is left out, because nothing follows it.
+    What comes after the last one is left out, because nothing follows it. A message whose weight
+    is 0 is read and not learned.
     """
     known = isinstance(dialogue, list) and all(isinstance(each, dict) for each in dialogue)
     turns = [
@@ -274,7 +335,7 @@ def _of_dialogue(dialogue: Any, place: str, responses: Responses) -> tuple[str, 
     said = [
         at
         for at, (role, content) in enumerate(turns)
-        if role in _ANSWERS and at and content.strip()
+        if role in _ANSWERS and at and content.strip() and dialogue[at].get("weight") != 0
     ]
     found, read = [], 0
     for at in said if responses is Responses.ALL else said[-1:]:

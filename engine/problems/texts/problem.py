@@ -59,11 +59,12 @@ def learned(
         ConfigurationError: If a package is missing, or the model cannot be made.
     """
     tokenizer = tokenizer_of(text, models[1], splits["train"])
-    columns = encode(splits, tokenizer, separator=text.separator, max_tokens=text.max_tokens)
-    examples = {name: Examples(*both) for name, both in columns.items()}
+    encoded = encode(splits, tokenizer, separator=text.separator, max_tokens=text.max_tokens)
+    examples = {name: Examples(*both) for name, both in encoded.columns.items()}
     for name, each in examples.items():
         check_examples(each.inputs, each.labels, origin=f"the texts ({name})")
-    model = learner(models, tokenizer.size, columns["train"][0].shape[1])
+    model = learner(models, tokenizer.size, encoded.columns["train"][0].shape[1])
+    parts["notes"] = (*parts.get("notes", ()), *_cut_notes(encoded.unanswered, splits, text))
     return Problem(
         loss=per_text_cross_entropy,
         num_classes=tokenizer.size,
@@ -74,3 +75,12 @@ def learned(
         **dict[str, Any](examples),
         **parts,
     )
+
+
+def _cut_notes(cut: int, splits: dict[str, list[Passage]], text: TextSettings) -> tuple[str, ...]:
+    """Say how many answers lose their end. A plain text that is cut teaches what is left of it."""
+    total = sum(bool(each.prompt) for passages in splits.values() for each in passages)
+    return (
+        f"{cut} of {total} answers do not end within arguments.max_tokens={text.max_tokens}, so "
+        "that their last tokens are neither learned nor scored. Raise it for whole answers.",
+    )[: bool(cut)]

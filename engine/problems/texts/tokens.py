@@ -9,7 +9,7 @@ A dialogue goes on: after the end comes what is read only, up to the next comple
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -165,13 +165,23 @@ def _checked(tokenizer: Tokenizer, name: str, rows: int) -> Callable[[str], list
     return encode
 
 
+class Encoded(NamedTuple):
+    """Passages as tokens."""
+
+    columns: dict[str, tuple[Tensor, Tensor]]
+    """Split to inputs and labels, each of shape (examples, tokens)."""
+
+    unanswered: int
+    """Passages with a prompt whose completion, or the last of its turns, does not fit whole."""
+
+
 def encode(
     splits: Mapping[str, Sequence[Passage]],
     tokenizer: Tokenizer,
     *,
     separator: str,
     max_tokens: int,
-) -> dict[str, tuple[Tensor, Tensor]]:
+) -> Encoded:
     """Return inputs and labels of each split, padded at their ends to one length for all.
 
     Args:
@@ -183,7 +193,7 @@ def encode(
     Raises:
         DataError: If nothing is left of a completion.
     """
-    cut, found = 0, {}
+    cut, unanswered, found = 0, 0, {}
     for name, passages in splits.items():
         rows = []
         for passage in passages:
@@ -197,13 +207,17 @@ def encode(
                     "shorten or remove that prompt."
                 )
             cut += len(tokens) > max_tokens
+            unanswered += len(tokens) > max_tokens and bool(passage.prompt)
             rows.append((tokens[:max_tokens], learned[:max_tokens]))
         found[name] = rows
     if cut:
         total = sum(map(len, found.values()))
         logger.info("%d of %d passages are cut at %d tokens.", cut, total, max_tokens)
     width = max(len(tokens) for rows in found.values() for tokens, _ in rows) - 1
-    return {name: _padded(rows, width, pad=tokenizer.start) for name, rows in found.items()}
+    return Encoded(
+        {name: _padded(rows, width, pad=tokenizer.start) for name, rows in found.items()},
+        unanswered,
+    )
 
 
 def _sequence(

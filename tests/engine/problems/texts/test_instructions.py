@@ -224,11 +224,12 @@ ALIKE = {
 @pytest.mark.parametrize("kind", ALIKE)
 def test_rows_are_read_as_other_programs_write_them(kind, tmp_path):
     """They were refused, or left out."""
-    from engine.problems.texts.instructions import RowSettings, _passages
+    from engine.problems.texts.instructions import RowSettings, Unlearned, _passages
 
     path = lines(tmp_path / "t.jsonl", ALIKE[kind])
 
-    ((found, _),) = _passages(str(path), "train", [], Counter(), RowSettings())
+    unlearned = Unlearned([], Counter(), Counter())
+    ((found, _),) = _passages(str(path), "train", unlearned, RowSettings())
 
     assert found.prompt in ("q", "user: q")
     assert found.completion == "a"
@@ -246,3 +247,44 @@ def test_fields_that_are_not_read_and_rows_that_repeat_are_told(tmp_path):
         "Fields of the rows that are not read: system_prompt (14 rows), prompt (12 rows)." in notes
     )
     assert "2 training rows repeat others to the letter, and count once." in notes
+
+
+def test_message_of_weight_zero_is_read_and_not_learned(tmp_path):
+    """Files for fine-tuning say so of an answer that was bad; it was learned in silence."""
+    rows = dialogues()
+    for row in rows:
+        row["messages"][1]["weight"], row["messages"][3]["weight"] = 0, 1
+
+    found = built(lines(tmp_path / "rows.jsonl", rows))
+
+    passage = found.data.texts.splits["train"][0]
+    assert passage.prompt.endswith("assistant: Hi\nuser: Bye")
+    assert (passage.completion[:4], passage.turns) == ("Bye ", ())
+    assert not any("not read" in note for note in found.notes)
+
+
+def test_what_of_a_message_is_not_read_is_told(tmp_path):
+    """A call of a tool is what an assistant said there, and an answer may have another's name."""
+    rows = dialogues()
+    for row in rows:
+        row["messages"][1] |= {"tool_calls": [{"name": "add"}], "weight": 0.5, "name": ""}
+        row["messages"].append({"role": "Assistant", "content": "One more"})
+
+    notes = " ".join(built(lines(tmp_path / "rows.jsonl", rows)).notes)
+
+    assert "messages.tool_calls (12 rows), messages.weight (12 rows)." in notes
+    assert "Messages of Assistant (12 rows) are not learned, only those of assistant" in notes
+
+
+def test_answers_that_lose_their_end_are_counted(tmp_path):
+    """Nothing else says that an answer ends beyond the longest sequence."""
+    rows = asked(12)
+    for row in rows[:5]:
+        row["output"] = "word " * 60
+        row["output"] += row["instruction"]
+
+    told = built(lines(tmp_path / "long.jsonl", rows), max_tokens=40).notes
+    silent = built(lines(tmp_path / "short.jsonl", asked(12)), max_tokens=40).notes
+
+    assert sum("5 of 12 answers do not end within arguments.max_tokens=40" in n for n in told) == 1
+    assert not any("do not end" in note for note in silent)

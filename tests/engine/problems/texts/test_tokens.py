@@ -23,7 +23,7 @@ def passage(prompt, completion, line=1):
 def rows(*passages, max_tokens=50, tokenizer=LETTERS, separator="|"):
     inputs, labels = encode(
         {"train": passages}, tokenizer, separator=separator, max_tokens=max_tokens
-    )["train"]
+    ).columns["train"]
     return inputs.tolist(), labels.tolist()
 
 
@@ -88,13 +88,13 @@ def test_padding_changes_no_loss_and_no_logit_that_counts():
     )
     short = encode(
         {"train": [passage("ab", "cd"), passage("", "xyz")]}, LETTERS, separator="|", max_tokens=9
-    )["train"]
+    ).columns["train"]
     long = encode(
         {"train": [passage("ab", "cd"), passage("", "xyz"), passage("a" * 20, "b" * 9)]},
         LETTERS,
         separator="|",
         max_tokens=40,
-    )["train"]
+    ).columns["train"]
 
     alone = per_example_cross_entropy(model, short)
     padded = per_example_cross_entropy(model, long)[:2]
