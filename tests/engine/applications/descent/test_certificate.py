@@ -12,6 +12,7 @@ from engine.errors import CheckpointCorruptError, ConfigurationError
 from engine.preflight.verdict import Verdict
 from engine.problems.segments import segments
 from engine.runs.certificates import read_certificate
+from engine.runs.endings import sealed
 from engine.stages import commits
 from engine.storage.location import join
 from engine.storage.places import run_folder
@@ -129,7 +130,8 @@ def test_a_run_of_another_machine_says_so(own):
     elsewhere = record.environment | {"processor": "Another Processor 9000"}
     content = read_record(join(run_folder(store, record.run), "run.json"))
     write_record(
-        join(run_folder(store, record.run), "run.json"), {**content, "environment": elsewhere}
+        join(run_folder(store, record.run), "run.json"),
+        sealed({**content, "environment": elsewhere}),
     )
 
     certificate = verify_run(store, record.run, seed=0)
