@@ -49,7 +49,7 @@ def _tell_of_sudden_ends() -> None:
     def told(status: int) -> NoReturn:
         if os.getpid() != command:  # a child of it, which has to end like this
             _end_at_once(status)
-        caller = sys._getframe(1)  # noqa: SLF001 (whoever ends the process)
+        caller = sys._getframe(1)
         words = (
             f"Code that the command called ends the process in line {caller.f_lineno} of "
             f"{caller.f_code.co_filename} (os._exit). Raise an error that says what is wrong "

@@ -211,6 +211,15 @@ def test_time_of_a_stage_is_what_its_worker_took(tmp_path):
     assert board.seen().left == pytest.approx(200, rel=0.1)
 
 
+def test_a_stage_that_is_heard_of_late_began_earlier(tmp_path):
+    """Its worker says since when it is at work."""
+    board, there = a_board(elsewhere_in=tmp_path, clock=lambda: 100.0)
+
+    there.heard(message("train[0] 0-12", seconds=3.0))
+
+    assert [each.seconds for each in board.seen().running] == [3.0]
+
+
 def test_time_of_a_stage_that_nobody_heard_of_is_read_in_its_record(tmp_path):
     """Without it nothing was known of stages that are shorter than the pause of two looks."""
     board, there = a_board(elsewhere_in=tmp_path, works=3)

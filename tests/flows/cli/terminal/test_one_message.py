@@ -235,7 +235,7 @@ def test_an_interrupt_is_told(capsys):
 
 
 ENDING = """
-import os, sys
+import os, sys, time
 import typer
 from flows.cli import app as module, start
 
@@ -275,6 +275,13 @@ def test_a_child_of_a_command_ends_as_it_has_to():
     done = end_of("os.fork() or os._exit(0); print(os.waitstatus_to_exitcode(os.wait()[1]))")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
+def test_what_the_main_thread_still_does_is_waited_for():
+    """The patience is for what is left after it, however long it takes itself."""
+    done = end_of("start.PATIENCE = 0.1; start._end_in_time(3); time.sleep(1.0); print('done')")
+
+    assert (done.returncode, done.stdout) == (0, "done\n")
 
 
 LEFT = {
