@@ -393,7 +393,8 @@ def open_run(store: str | os.PathLike[str], name: str) -> OpenRun:
     with store_errors(place):
         found = find_run(place, name)
         stored = stored_run(place, found)
-        record = None if stored.ending is None else read_finished(place, found)
+        has_record = stored.ending is not None or stored.is_damaged
+        record = read_finished(place, found) if has_record else None
         recipe = read_recipe(place, found) if record is None else record.recipe
     steps = OuterSteps(place, found)
     return OpenRun(place, found, recipe, record, stored.finished, steps)

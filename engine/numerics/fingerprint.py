@@ -4,6 +4,9 @@ A fingerprint is a hash of the bytes, so -0.0, NaN payloads and infinities count
 are. It finds accidents (flips, swaps, truncation, stale copies), and does not stop an adversary.
 """
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 import xxhash
 from torch import Tensor
@@ -41,6 +44,20 @@ def fingerprint(tensor: Tensor) -> str:
         # A conjugate may be a note on the bits of another tensor.
         held = part.resolve_conj().resolve_neg().cpu().contiguous()
         digest.update(held.reshape(-1, 1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def fingerprint_of_parts(dtype: torch.dtype, size: int, parts: Iterable[np.ndarray]) -> str:
+    """Return the ``fingerprint`` of a dense vector that is never in memory as a whole.
+
+    Args:
+        dtype: Its number format.
+        size: Its length.
+        parts: Its elements in order, contiguous arrays of one dimension.
+    """
+    digest = xxhash.xxh3_128(f"{dtype} {(size,)} ".encode())
+    for part in parts:
+        digest.update(part.view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -25,7 +25,7 @@ from engine.step.gradient import term_gradient
 from engine.step.products import LossPart, entering, pull_gradient, pull_update
 from engine.step.reference import StepVjp
 from engine.step.step import open_step
-from engine.storage.location import scratch_folder
+from engine.storage.location import scratch_folder, store_errors
 from engine.storage.states import MemoryStates, RowStore
 from engine.types import Metaparams, Output, State
 
@@ -235,12 +235,16 @@ def _injection_steps(routine: Routine) -> list[int]:
 
 
 def _store_seconds(state: State, store: str) -> tuple[float, float]:
-    """Time a stage's save of one state, and its load; both as stages do them."""
+    """Time a stage's save of one state, and its load; both as stages do them.
+
+    Raises:
+        StoreError: If the store takes no state, e.g. because it is full.
+    """
     row = {name: vector.detach().cpu() for name, vector in state.items()}
     layout = {name: (len(vector), vector.dtype) for name, vector in row.items()}
     saves: list[float] = []
     loads: list[float] = []
-    with scratch_folder(store) as folder:
+    with store_errors(store), scratch_folder(store) as folder:
         for number in range(_ROUNDS[0] + 1):
             place = f"{folder}/{number}"
             started = time.perf_counter()

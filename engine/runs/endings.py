@@ -3,13 +3,20 @@
 What a result needs, and what people read of it, is up to each kind of run, see
 ``engine.runs.finished``. Code that cleans, shows or lists runs reads no more than this part, and
 this module does not load torch.
+
+``run.json`` has a seal, the digest of everything else in it: its numbers are shown and compared as
+they stand, and a document in which a disk, a copy or an editor has changed a digit can be read all
+the same. Like the digest of a stage it is no signature, see ``engine.stages.stage_records``.
 """
 
 from typing import Any
 
 from pydantic import AwareDatetime, ValidationError
 
-from engine.recipes.settings import Document
+from engine.recipes.settings import Document, digest
+from engine.storage.places import RUN
+
+_SEAL = "seal"
 
 _LONGEST = 100
 """Letters of a name that is repeated."""
@@ -68,6 +75,34 @@ class Outline(Document):
 
     ending: Ending = Ending()
     """What house-keeping and ``mgd show`` read."""
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with its seal, as it is written.
+
+    Raises:
+        ValueError: If a value has no JSON form.
+    """
+    return {**record, _SEAL: digest(record)}
+
+
+def intact(record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a run's record without its seal if it is the one that was written; else None.
+
+    One without a seal is of an earlier version, and cannot tell.
+    """
+    if record is None or _SEAL not in record:
+        return record
+    content = {name: value for name, value in record.items() if name != _SEAL}
+    return content if record[_SEAL] == digest(content) else None
+
+
+def told_damaged(run: str, store: str) -> str:
+    """Say of a run that its record is not the one that was written, and what to do."""
+    return (
+        f"The result of run {run} is damaged: its {RUN} is not what was written. Nothing of it is "
+        f"shown. `mgd resume {run} --store {store}` writes it again, from the stages."
+    )
 
 
 def read_outline(record: dict[str, Any]) -> Outline | None:

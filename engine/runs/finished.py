@@ -19,14 +19,14 @@ from engine.recipes.names import run_name
 from engine.reports.curves import Curve, numbers_in
 from engine.reports.page import REPORT
 from engine.reports.sections import Number
-from engine.runs.endings import Outline
+from engine.runs.endings import Outline, intact, told_damaged
 from engine.runs.run import Stages
 from engine.shown.html import pairs_html, rows_html
 from engine.stages.keys import engine_version, run_environment
 from engine.stages.references import Ref
 from engine.storage.location import join
 from engine.storage.places import RUN, run_folder
-from engine.storage.records import read_model
+from engine.storage.records import read_record, understood
 
 
 class FinishedRun(Outline):
@@ -196,12 +196,15 @@ def read_finished_as(store: str, run: str, model: type[Record]) -> Record:
     """
     url = join(run_folder(store, run), RUN)
     try:
-        record = read_model(url, model)
+        content = intact(read_record(url))
     except CheckpointMissingError:
         raise ConfigurationError(
             f"Run {run} in {store} has not finished, so there is no result yet. "
             f"Continue it with `mgd resume {run}`."
         ) from None
+    if content is None:
+        raise CheckpointCorruptError(told_damaged(run, store))
+    record = understood(url, content, model)
     if record.run != run:
         raise CheckpointCorruptError(
             f"The record at {url} is that of run {record.run[:80]}. Delete it, and "

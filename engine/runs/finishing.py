@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
 from engine.reports.page import REPORT, as_html
 from engine.reports.units import number_in
-from engine.runs.endings import read_ending, read_outline
+from engine.runs.endings import intact, read_ending, read_outline, sealed
 from engine.runs.finished import FinishedRun
 from engine.runs.inventory import StageName, stages_of
 from engine.runs.report import Report, compose
@@ -66,7 +66,7 @@ def finish(store: str, record: _Record, report: Callable[[_Record], Report]) -> 
         ended = ended.model_copy(update=tokens)
         kept = {"started": before["started"], "seconds": before["seconds"], "ending": ended}
         record = record.model_copy(update=kept)
-        write_record(url, {**before, "ending": ended.model_dump(mode="json")})
+        write_record(url, sealed({**before, "ending": ended.model_dump(mode="json")}))
     else:
         others = [each.started for name, each in starts.items() if own is None or name != own.file]
         everything = {(each.stage, each.key) for each in [*claims, *asked]}
@@ -75,7 +75,7 @@ def finish(store: str, record: _Record, report: Callable[[_Record], Report]) -> 
         # First the record, without the page of a run that goes on: one that cannot be drawn is
         # drawn by the next start, where none is.
         remove_file(join(folder, REPORT))
-        write_record(url, record.model_dump(mode="json"))
+        write_record(url, sealed(record.model_dump(mode="json")))
         record = _write_report(store, record, report(record))
     here = datetime.fromisoformat(began)
     counted = [name for name, each in starts.items() if each.started < here]
@@ -107,7 +107,7 @@ def _write_report(store: str, record: _Record, own: Report) -> _Record:
     if own.files:
         ending = record.ending.model_copy(update={"files": sorted(own.files)})
         record = record.model_copy(update={"ending": ending})
-        write_record(join(folder, RUN), record.model_dump(mode="json"))
+        write_record(join(folder, RUN), sealed(record.model_dump(mode="json")))
     # Last the page: without it the next start writes everything again.
     write_bytes(join(folder, REPORT), as_html(compose(store, record, own)).encode())
     return record
@@ -136,7 +136,7 @@ def _adopt(store: str, run: str, parts: Iterable[str]) -> list[Claim]:
         if record is not None and ending is not None:
             ending = ending.model_copy(update={"claims": sorted(each.token for each in claims)})
             content = {**record, "ending": ending.model_dump(mode="json")}
-            write_record(join(folder, RUN), content)
+            write_record(join(folder, RUN), sealed(content))
     return found
 
 
@@ -207,10 +207,10 @@ def _drop(store: str, run: str, stale: list[Claim], claims: list[Claim]) -> None
 def _read(url: str) -> dict[str, Any] | None:
     """Return the existing record; None if it is not that of a finished run."""
     try:
-        record = read_record(url)
+        record = intact(read_record(url))
     except (CheckpointMissingError, CheckpointCorruptError):
         return None
-    return record if read_outline(record) is not None else None
+    return record if record is not None and read_outline(record) is not None else None
 
 
 def _result(record: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from engine.runs.endings import Ending, read_ending
+from engine.runs.endings import Ending, intact, read_ending
 from engine.runs.starts import Start, understood_starts
 from engine.stages.claims import Claim, understand_claims
 from engine.storage import places
@@ -90,6 +90,7 @@ class StoredRun:
         uses: The stages that it uses in one word each, also those whose claim is damaged.
         parts: The runs that are parts of it, each with what people call it.
         starts: Starts of the run that its record does not count.
+        is_damaged: Whether there is a record that is not the one that was written.
     """
 
     name: str
@@ -100,6 +101,7 @@ class StoredRun:
     uses: frozenset[str] = frozenset()
     parts: dict[str, str] = field(default_factory=dict)
     starts: list[Start] = field(default_factory=list)
+    is_damaged: bool = False
 
     @property
     def active(self) -> float:
@@ -283,16 +285,19 @@ def _described(store: str, folders: dict[str, dict[str, File]]) -> list[StoredRu
         urls = [places.run_file(store, run, path) for path in paths]
         return {url: records[url] for url in urls if url in records}
 
+    results = {run: read(run, [places.RUN]) for run in folders}
+    ended = {run: intact(next(iter(found.values()), None)) for run, found in results.items()}
     return [
         StoredRun(
             name=run,
             recipe=records.get(places.run_file(store, run, places.RECIPE)),
-            record=records.get(places.run_file(store, run, places.RUN)),
+            record=ended[run],
             claims=understand_claims(read(run, claims[run])),
             files=list(files.values()),
             uses=frozenset(claims[run].values()),
             parts=_parts(run, records.get(places.run_file(store, run, places.PARTS))),
             starts=understood_starts(read(run, begun[run]).values()),
+            is_damaged=bool(results[run]) and ended[run] is None,
         )
         for run, files in folders.items()
     ]

@@ -158,6 +158,9 @@ class RunView(Document):
     """Where its last start is at work, or may be; empty if it is over, and once the run has
     finished."""
 
+    is_damaged: bool = False
+    """Whether there is a result that is not the one that was written; nothing of it is said."""
+
     renamed: str = ""
     """The run whose result this is, if its folder was renamed or copied; else empty."""
 
@@ -231,6 +234,7 @@ def describe(store: str, run: str) -> tuple[RunOverview, dict[str, Any] | None]:
         changes=_changes([found.recipe or {}])[0],
         stopped=_of_last_start(found, Start.sentence),
         goes_on=_of_last_start(found, Start.goes_on),
+        is_damaged=found.is_damaged,
         renamed=renamed(run, found.record),
         parts=_described_parts(store, found.parts),
     )
@@ -292,6 +296,7 @@ def list_overviews(store: str) -> list[RunLine]:
             seconds=number_in(run.record or {}, "seconds") if run.finished else None,
             stopped=_of_last_start(run, Start.sentence),
             goes_on=_of_last_start(run, Start.goes_on),
+            is_damaged=run.is_damaged,
             renamed=renamed(run.name, run.record),
             part_of=wholes.get(run.name, []),
             parts=len(there.intersection(run.parts)),

@@ -4,7 +4,8 @@ A mark is an empty zarr group whose attributes hold the fingerprint of each vect
 ``committed/<row>/zarr.json``, so it is there as a whole or not at all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import zarr
@@ -74,6 +75,30 @@ def read_mark(
     if missing:
         raise corrupt_row(url, step, f"its commit mark has no fingerprint of {missing}")
     return {name: str(fingerprints[name]) for name in names}
+
+
+@contextmanager
+def told_damage(
+    url: str, step: int, name: str, lacks: Callable[[int, str], str | None]
+) -> Iterator[None]:
+    """Say of a vector that cannot be read inside the block what is wrong with it.
+
+    Args:
+        url: Where the group is.
+        step: Number of the row.
+        name: The vector.
+        lacks: Returns the first chunk of a vector that is not there.
+
+    Raises:
+        CheckpointCorruptError: If it cannot be read.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        missing = lacks(step, name)
+        raise corrupt_row(url, step, f"vector {name!r} lacks the chunk {missing}") from error
+    except (ValueError, TypeError, IsADirectoryError, NotADirectoryError) as error:
+        raise corrupt_row(url, step, f"vector {name!r} fails its checksum: {error}") from error
 
 
 def corrupt_row(url: str, step: int, found: str) -> CheckpointCorruptError:

@@ -8,7 +8,7 @@ starts no threads of its own.
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,9 +17,16 @@ import zarr
 from torch import Tensor
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
-from engine.numerics.fingerprint import check_same_bits, fingerprint, state_fingerprint
+from engine.numerics.fingerprint import check_same_bits, fingerprint_of_parts, state_fingerprint
 from engine.storage.chunk_files import read_chunk, write_chunk
-from engine.storage.commit_marks import corrupt_row, mark_path, marked_steps, read_mark, write_mark
+from engine.storage.commit_marks import (
+    corrupt_row,
+    mark_path,
+    marked_steps,
+    read_mark,
+    told_damage,
+    write_mark,
+)
 from engine.storage.location import absolute, filesystem, is_local, join
 from engine.storage.objects import remove_below
 from engine.storage.zarr_group import (
@@ -259,6 +266,20 @@ class RowStore:
             for name in self._arrays
         }
 
+    def check(self, step: int, name: str) -> None:
+        """Compare a vector of a row with its fingerprint, with one chunk in memory at a time.
+
+        Chunks that were exchanged have checksums that are right, and ``arrays`` reads them.
+
+        Raises:
+            As ``load``.
+        """
+        expected, (size, dtype) = self._marked(step)[name], self._description.layout[name]
+        self._check_parts(step, name)
+        with told_damage(self.url, step, name, self._lacks):
+            found = fingerprint_of_parts(dtype, size, self._parts(step, name))
+        self._compare(step, name, found, expected)
+
     def delete(self, step: int) -> None:
         """Delete a row: its commit mark first, so that no half of it ever counts."""
         folders = [f"{name}/c/{step}" for name in self._arrays]
@@ -308,38 +329,35 @@ class RowStore:
 
     def _read(self, step: int, name: str, expected: str) -> Tensor:
         self._check_parts(step, name)
-        try:
+        with told_damage(self.url, step, name, self._lacks):
             vector = torch.from_numpy(self._numbers(step, name))
-        except FileNotFoundError as error:
-            missing = self._lacks(step, name)
-            raise corrupt_row(
-                self.url, step, f"vector {name!r} lacks the chunk {missing}"
-            ) from error
-        except (ValueError, TypeError, IsADirectoryError, NotADirectoryError) as error:
-            raise corrupt_row(
-                self.url, step, f"vector {name!r} fails its checksum: {error}"
-            ) from error
-        found = fingerprint(vector)
-        if found != expected:
-            missing = self._lacks(step, name)
-            reason = (
-                f"lacks the chunk {missing}"
-                if missing
-                else f"has the fingerprint {found}, and {expected[:64]} was committed"
-            )
-            raise corrupt_row(self.url, step, f"vector {name!r} {reason}")
+        self._compare(step, name, state_fingerprint({name: vector})[name], expected)
         return vector
 
+    def _compare(self, step: int, name: str, found: str, expected: str) -> None:
+        if found == expected:
+            return
+        missing = self._lacks(step, name)
+        other = f"has the fingerprint {found}, and {expected[:64]} was committed"
+        reason = f"lacks the chunk {missing}" if missing else other
+        raise corrupt_row(self.url, step, f"vector {name!r} {reason}")
+
     def _numbers(self, step: int, name: str) -> np.ndarray:
+        if not is_local(self._files):  # many chunks at once
+            return self._arrays[name][step]  # pyright: ignore[reportReturnType] (a row is an array)
+        parts = list(self._parts(step, name))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _parts(self, step: int, name: str) -> Iterator[np.ndarray]:
+        """Yield the numbers of each chunk of a vector, without what fills up the last one."""
         array = self._arrays[name]
-        if not is_local(self._files):
-            return array[step]  # pyright: ignore[reportReturnType] (a row is an array)
         length, width = array.shape[1], array.chunks[1]
-        parts = [
-            read_chunk(join(self._path, chunk), width, array.dtype)
-            for chunk in self._chunks(step, name)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)[:length]
+        for part, chunk in enumerate(self._chunks(step, name)):
+            first, stop = part * width, min((part + 1) * width, length)
+            if is_local(self._files):
+                yield read_chunk(join(self._path, chunk), width, array.dtype)[: stop - first]
+            else:
+                yield np.asarray(array[step, first:stop])
 
     def _write(self, step: int, name: str, array: "zarr.Array[Any]", row: np.ndarray) -> None:
         if not is_local(self._files):

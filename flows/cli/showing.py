@@ -12,7 +12,7 @@ from engine.reports.page import REPORT
 from engine.reports.units import write_duration
 from engine.runs.certificates import Certificate, how_verified, read_certificate
 from engine.runs.clean.clean_plan import CleanReport, Freed
-from engine.runs.endings import Ending, read_ending, told_renamed
+from engine.runs.endings import Ending, read_ending, told_damaged, told_renamed
 from engine.runs.outer_steps import outer_steps
 from engine.runs.overview import Part, RunOverview, describe, list_overviews
 from engine.runs.predicted import Comparison, compare
@@ -51,6 +51,8 @@ def show_runs(store: str, *, as_json: bool) -> None:
         said = run.verdict or run.stopped or run.goes_on or str(run.standing)
         if run.renamed:
             said = f"{told_renamed(run.run, run.renamed)}\n{said}"
+        if run.is_damaged:
+            said = told_damaged(run.run, store)
         if run.parts:
             said += f"\n{run.parts} of its parts are runs: mgd show {run.run}"
         shown.append(("\n".join(lines), said))
@@ -97,7 +99,9 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
     if view.renamed:
         console.tell(told_renamed(name, view.renamed), WARN)
     ending = read_ending(record)
-    if ending is None:
+    if view.is_damaged:
+        console.tell(told_damaged(name, store), WARN)
+    elif ending is None:
         _show_so_far(console, store, view)
     else:
         _show_result(console, ending, f"{name}: {view.changes}" if view.changes else name)

@@ -8,14 +8,18 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from typing import NoReturn
 
 PATIENCE = 30.0
 """Seconds that what is left of a command may take: Python waits for threads, and for what was
 registered for its end, whoever has begun them; the server of a command is stopped within it too."""
 
+_end_at_once = os._exit
+
 
 def main() -> None:
     """Run the command line; without its packages, say how they are installed."""
+    _tell_of_sudden_ends()
     try:
         from flows.cli.app import app
     except ModuleNotFoundError as error:
@@ -33,6 +37,29 @@ def main() -> None:
         _end_in_time(error.code)
         raise
     _end_in_time(0)
+
+
+def _tell_of_sudden_ends() -> None:
+    """Let code that ends the process on the spot be named, and be no success of the command.
+
+    Nothing of Python's own is left to say so afterwards: no error, no handler, no buffer.
+    """
+    command = os.getpid()
+
+    def told(status: int) -> NoReturn:
+        if os.getpid() != command:  # a child of it, which has to end like this
+            _end_at_once(status)
+        caller = sys._getframe(1)
+        words = (
+            f"Code that the command called ends the process in line {caller.f_lineno} of "
+            f"{caller.f_code.co_filename} (os._exit). Raise an error that says what is wrong "
+            "instead. Finished stages are kept.\n"
+        )
+        with suppress(OSError):
+            os.write(2, words.encode(errors="backslashreplace"))
+        _end_at_once(status or 1)
+
+    os._exit = told
 
 
 def _end_in_time(code: object) -> None:
@@ -56,4 +83,4 @@ def _end(code: int) -> None:
     if "multiprocessing" in sys.modules:  # what it has begun would go on without this process
         for child in sys.modules["multiprocessing"].active_children():
             child.terminate()
-    os._exit(code)
+    _end_at_once(code)

@@ -4,17 +4,23 @@ The process that carries out a stage tells it as an event of Dask's where it is 
 which the flow hears at once. A worker of Ray's shares nothing with the flow but the store: it
 writes a small file beside the run every few seconds, and takes it away at the end. Nothing depends
 on either: what does not arrive leaves the picture as it was.
+
+Whoever reaches the scheduler, or may write to the store, can tell something too. So a message is
+checked before it is noted: one number that is none would leave the whole run without progress.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from pydantic import AfterValidator, Field, StringConstraints
 
 from engine.progress.board import Board
 from engine.progress.meter import Meter, heard_by, listening
 from engine.recipes.execution import RunnerName
+from engine.recipes.settings import Document
 from engine.reports.units import number_in
 from engine.stages.references import Ref
 from engine.stages.run import Run
@@ -22,6 +28,7 @@ from engine.storage.location import join, list_files, remove_file
 from engine.storage.names import claimed_label, label
 from engine.storage.places import PROGRESS, stage_record_url
 from engine.storage.records import SMALL, read_record, read_records, write_record
+from engine.storage.safe_names import StageKind
 
 WRITE_SECONDS = 2.0
 """Time between two files of a stage."""
@@ -31,6 +38,74 @@ EVENT_SECONDS = 0.5
 
 Message = dict[str, Any]
 """What a stage tells of itself: names and numbers only."""
+
+MOST_STAGES = 10_000
+"""Stages that are at work at once, or are said to be done before the flow has seen it."""
+
+_LONGEST = 200
+"""Letters of a name, or of what is at work."""
+
+_MOST_STEPS = 10**12
+
+
+def _printable(text: str) -> str:
+    """Refuse a name that would move the cursor, or begin a line of its own in a log.
+
+    Raises:
+        ValueError: If it has a character that does not print.
+    """
+    if not text.isprintable():
+        raise ValueError("a character of it does not print")
+    return text
+
+
+def _shown(words: str) -> str:
+    """Return what is at work, without what does not print, and as long as a line is."""
+    return "".join(each for each in words if each.isprintable())[:_LONGEST]
+
+
+_Name = Annotated[
+    str, StringConstraints(min_length=1, max_length=_LONGEST), AfterValidator(_printable)
+]
+_Count = Annotated[int, Field(ge=0, le=_MOST_STEPS)]
+
+
+class _Told(Document):
+    """A message that is understood."""
+
+    stage: StageKind
+    """Kind of stage."""
+
+    name: _Name
+    """Name of the stage in its run."""
+
+    seconds: Annotated[float, Field(ge=0, le=1e9)]
+    """Since it began."""
+
+    step: _Count
+    """As of ``Meter``."""
+
+    num_steps: _Count
+    """The same."""
+
+    forward: _Count
+    """The same."""
+
+    reverse: _Count
+    """The same."""
+
+    is_reversed: bool
+    """The same."""
+
+    words: Annotated[list[Annotated[str, AfterValidator(_shown)]], Field(max_length=20)]
+    """The same."""
+
+    is_over: bool = False
+    """Whether the stage is no longer at work."""
+
+    is_done: bool = False
+    """Whether it has come to its end."""
+
 
 Hear = Callable[[str, Callable[[Message], None]], None]
 """Lets a function be called with every message of a topic, from a thread of its own."""
@@ -212,26 +287,27 @@ class Elsewhere:
         return None
 
     def _note(self, message: Message) -> None:
-        name, kind = str(message["name"]), str(message["stage"])
-        meter = self._meters.get(name)
-        if name in self._ended:
+        told = _Told.model_validate(message)
+        if told.name in self._ended:
             return
+        meter = self._meters.get(told.name)
         if meter is None:
-            meter = self._meters[name] = Meter()
-            self._board.begin(name, kind, meter=meter, ago=max(float(message["seconds"]), 0.0))
-        meter.step, meter.num_steps = int(message["step"]), int(message["num_steps"])
-        meter.forward, meter.reverse = int(message["forward"]), int(message["reverse"])
-        meter.is_reversed = bool(message["is_reversed"])
-        meter.words = [str(words) for words in message["words"]]
-        if not message.get("is_over"):
+            if max(len(self._meters), len(self._told_done)) >= MOST_STAGES:
+                return
+            meter = self._meters[told.name] = Meter()
+            self._board.begin(told.name, told.stage, meter=meter, ago=told.seconds)
+        meter.step, meter.num_steps = told.step, told.num_steps
+        meter.forward, meter.reverse = told.forward, told.reverse
+        meter.is_reversed, meter.words = told.is_reversed, told.words
+        if not told.is_over:
             return
-        del self._meters[name]
-        if message.get("is_done"):
-            self._ended.add(name)
-            self._told_done.add(name)
-            self._board.end(name)
+        del self._meters[told.name]
+        if told.is_done:
+            self._ended.add(told.name)
+            self._told_done.add(told.name)
+            self._board.end(told.name)
         else:  # it may be tried again
-            self._board.drop(name)
+            self._board.drop(told.name)
 
 
 def _content(meter: Meter) -> Message:

@@ -2,7 +2,10 @@
 
 import csv
 import re
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,13 +13,15 @@ import engine
 from engine.applications.attribution.record import OWN
 from engine.applications.attribution.scores import query_outputs
 from engine.applications.attribution.works import subsets
-from engine.errors import ConfigurationError
+from engine.errors import CheckpointCorruptError, ConfigurationError
 from engine.problems.built import build_problem
 from engine.recipes.files import validate_recipe
 from engine.replay.batched import train_many
 from engine.replay.metagradient import metagradients
 from engine.runs.run import find_run, read_recipe
+from engine.stages import commits
 from engine.stages.commits import read_scalars
+from engine.storage.chunk_files import write_chunk
 from engine.storage.places import run_folder
 from flows.attribution import attribution
 from tests.helpers.runs.tiny_attribution import tiny_attribution
@@ -158,6 +163,42 @@ def test_an_opened_attribution_has_numbers_and_scores_by_query(record, recipe):
         run.scores["query_3"]
     assert "3 queries, 60 examples" in repr(run.scores)
     assert "query_0" in run.scores._repr_html_()
+
+
+@pytest.fixture
+def opened(record, tmp_path):
+    """A copy of the run, to be changed: what opens it, its folder, and its scores as stored."""
+    found, store = record
+    shutil.copytree(store, tmp_path / "own")
+    place = Path(commits.committed_rows(str(tmp_path / "own"), found.found.own).url)
+    return (
+        lambda: engine.open_run(str(tmp_path / "own"), found.run).scores,
+        tmp_path / "own" / "runs" / found.run,
+        place,
+    )
+
+
+@pytest.mark.slow
+def test_one_query_is_not_read_of_scores_that_are_others(opened):
+    """A chunk of another run's scores has a checksum that is right, and its row a mark."""
+    scores, _, place = opened
+    (chunk,) = place.glob("metagradient_*/c/0/0")
+    assert scores()[1].shape == (60,)
+    write_chunk(str(chunk), np.frombuffer(chunk.read_bytes()[:-4], np.float64)[::-1])
+
+    with pytest.raises(CheckpointCorruptError, match="has the fingerprint"):
+        scores()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["queries.csv", "scores.csv"])
+def test_a_table_that_lost_a_line_does_not_move_the_scores(table, opened):
+    """Each query would have begun at another place of the row, in silence."""
+    scores, folder, _ = opened
+    (folder / table).write_text("".join((folder / table).read_text().splitlines(True)[:-1]))
+
+    with pytest.raises(CheckpointCorruptError, match=f"has 180 scores.*{table}"):
+        scores()[0]
 
 
 def test_a_group_of_subsets_is_never_larger_than_asked_for(recipe):

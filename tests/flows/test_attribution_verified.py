@@ -11,6 +11,7 @@ from engine.errors import ConfigurationError
 from engine.preflight.verdict import Verdict
 from engine.recipes.files import validate_recipe
 from engine.runs.certificates import read_certificate
+from engine.runs.endings import intact, sealed
 from engine.storage.records import read_record, write_record
 from flows.attribution import attribution
 from flows.cli.app import app
@@ -55,8 +56,8 @@ def accept(store, record, **changed):
     """Let the record of the run name what was forged."""
     found = record.found.model_copy(update=changed)
     where = record.url(store, "run.json")
-    content = read_record(where)
-    write_record(where, {**content, "found": found.model_dump(mode="json")})
+    content = intact(read_record(where)) or {}
+    write_record(where, sealed({**content, "found": found.model_dump(mode="json")}))
 
 
 def verdicts(certificate):

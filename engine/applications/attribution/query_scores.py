@@ -129,7 +129,8 @@ class QueryScores:
     def __getitem__(self, query: int | str) -> "Tensor":
         """Return the scores of one query, shape (examples,), on the CPU.
 
-        The checksums of the chunks are compared; ``values`` compares the digest of all.
+        The first call of an object compares the digest of all scores, as ``values`` does, with a
+        part of them in memory; the others read one query.
 
         Args:
             query: Number from 0, or one of ``names``.
@@ -148,9 +149,24 @@ class QueryScores:
         number = self.names.index(query) if isinstance(query, str) else range(len(self))[query]
         size = len(self.examples)
         with store_errors(self.store):
-            arrays = committed_rows(self.store, self._refs[self.method]).arrays()
-            row = arrays[self._row(arrays)][0, number * size : (number + 1) * size]
+            row = self._verified[0, number * size : (number + 1) * size]
         return torch.as_tensor(row)
+
+    @cached_property
+    def _verified(self) -> Any:  # noqa: ANN401 (an array of zarr's, which is loaded late)
+        """All scores in the store, shape (1, queries * examples), after comparing their digest."""
+        rows = committed_rows(self.store, self._refs[self.method])
+        arrays = rows.arrays()
+        name = self._row(arrays)
+        queries, examples = self.shape
+        if arrays[name].shape != (1, queries * examples):
+            raise CheckpointCorruptError(
+                f"Run {self.run} has {arrays[name].size} scores, and its tables name {queries} "
+                f"queries and {examples} examples: {QUERIES} or {SCORES} was changed. "
+                f"`mgd resume {self.run}` writes them again once the changed one is deleted."
+            )
+        rows.check(0, name)
+        return arrays[name]
 
     def values(self) -> "Tensor":
         """Return all scores, verified, shape (queries, examples), on the CPU.

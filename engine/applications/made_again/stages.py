@@ -1,10 +1,12 @@
 """A stage of a finished run made again in an empty store, and compared bit for bit."""
 
+import errno
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from engine.errors import CheckpointCorruptError, ReplayMismatchError
+from engine.errors import CheckpointCorruptError, ReplayMismatchError, StoreFullError
 from engine.numerics.environment import likely_cause, machine
 from engine.numerics.fingerprint import difference
 from engine.preflight.verdict import Check, Verdict
@@ -104,7 +106,7 @@ def make_again(  # noqa: PLR0913 (what a stage is made from, and what is said of
     Raises:
         StoreError: If an input, or what the stage made, is missing or damaged.
     """
-    with tempfile.TemporaryDirectory(prefix="mgd-verify-") as scratch:
+    with _scratch() as scratch:
         for each in inputs:
             if each is not None:
                 copy_folder(committed_folder(store, each), committed_folder(scratch, each))
@@ -116,6 +118,27 @@ def make_again(  # noqa: PLR0913 (what a stage is made from, and what is said of
         except ReplayMismatchError as error:
             return _refused(name, None, str(error))
         return _compared(record, store, ref, scratch, again, name, what)
+
+
+@contextmanager
+def _scratch() -> Iterator[str]:
+    """Yield an empty folder; of the store nothing is written meanwhile, so no room is none here.
+
+    Raises:
+        StoreFullError: If there is no space left in it.
+    """
+    with tempfile.TemporaryDirectory(prefix="mgd-verify-") as scratch:
+        try:
+            yield scratch
+        except OSError as error:
+            is_full = isinstance(error, StoreFullError)
+            if not is_full and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise  # of the store, which is read
+            raise StoreFullError(
+                f"There is no space left in {tempfile.gettempdir()}, where parts of the run are "
+                "made again. Free some there, or name another folder in the environment variable "
+                "TMPDIR, and start the same command again."
+            ) from error
 
 
 def _made_from_another(what: str, ref: Ref, now: Ref) -> str:

@@ -58,6 +58,9 @@ def plain(text: str) -> str:
     )
 
 
+_NO_WIDTH = 80
+"""Columns where the surroundings say that there are none."""
+
 WIDE = 110
 """Columns of a terminal where a meaning beside its name is more than a few words wide."""
 
@@ -71,6 +74,8 @@ class Screen(Console):
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+        if not self.width:  # COLUMNS=0, as where a terminal has no size: nothing would be shown
+            self.width = _NO_WIDTH
 
     def render_str(self, text: str, **options: Any) -> Text:  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: ANN401 (Rich's)
         """Return what stands for a string, wherever Rich is given one: lines, cells, headings."""

@@ -1,11 +1,17 @@
-"""How fast Python is here: what is measured is relative, and measured once."""
+"""How fast Python and a store are here: what is measured is relative, and measured once."""
 
+import errno
 import itertools
+import re
 import time
 
 import pytest
+import torch
 
+from engine.errors import StoreFullError
 from engine.planning import pace
+from engine.replay import step_costs
+from engine.storage.states import RowStore
 
 
 @pytest.fixture
@@ -38,3 +44,15 @@ def test_one_interruption_does_not_count(anew, monkeypatch):
 def test_pace_is_measured_once_for_a_process(anew):
     """Every look at a board would pay for it otherwise."""
     assert pace.python_pace() == pace.python_pace() > 0
+
+
+def test_a_store_without_room_is_named_where_its_pace_is_measured(tmp_path, monkeypatch):
+    """A run's first write of a state was an error without a place, and without a remedy."""
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RowStore, "create", full)
+
+    with pytest.raises(StoreFullError, match=re.escape(str(tmp_path))):
+        step_costs._store_seconds({"params": torch.zeros(3)}, str(tmp_path))

@@ -176,6 +176,7 @@ def test_repeated_start_computes_nothing_and_changes_nothing(tmp_path, clock):
     after = read_record(url(store))
     tokens = after["ending"].pop("claims")
     assert tokens != before["ending"].pop("claims")
+    assert after.pop("seal") != before.pop("seal")  # of the tokens, too
     assert after == before
     assert read_bytes(url(store, "report.html")) == page
     assert b"took 20.0, computing 20.0" in page

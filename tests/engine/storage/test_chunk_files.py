@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from engine.errors import CheckpointCorruptError
 from engine.storage import zarr_group
 from engine.storage.chunk_files import read_chunk, write_chunk
+from engine.storage.location import filesystem
 from engine.storage.states import RowStore
 
 
@@ -32,6 +34,33 @@ def test_files_are_those_that_zarr_writes(tmp_path, monkeypatch, dtype, elements
     assert len(written[0]) == -(-size // elements_of_a_chunk)
     assert rows.arrays()["params"][0].tobytes() == vector.numpy().tobytes()
     assert rows.load(0)["params"].numpy().tobytes() == vector.numpy().tobytes()
+
+
+@pytest.mark.parametrize("folder", ["local", "bucket"])
+def test_chunks_that_were_exchanged_are_found(folder, tmp_path, monkeypatch, request):
+    """Each has a checksum that is right, and no name of its own in it."""
+    if folder == "bucket":
+        request.getfixturevalue("bucket")
+    url = str(tmp_path) if folder == "local" else "s3://states/exchanged"
+    monkeypatch.setattr(zarr_group, "_CHUNK_BYTES", 12)
+    rows = RowStore.create(url, {"params": (7, torch.float32)}, 1, attributes={})
+    rows.save(0, {"params": torch.arange(7.0)})
+    rows.check(0, "params")
+    files, path = filesystem(f"{url}/params/c/0")
+    one, other = files.cat_file(f"{path}/0"), files.cat_file(f"{path}/1")
+
+    for name, content in (("0", other), ("1", one)):
+        files.pipe_file(f"{path}/{name}", content)
+
+    assert rows.arrays()["params"][0, :3].tolist() == [3, 4, 5]
+    with pytest.raises(CheckpointCorruptError, match="'params' has the fingerprint"):
+        rows.check(0, "params")
+    files.pipe_file(f"{path}/0", one[:-1])
+    with pytest.raises(CheckpointCorruptError, match="'params' fails its checksum"):
+        rows.check(0, "params")
+    files.rm_file(f"{path}/0")
+    with pytest.raises(CheckpointCorruptError, match="lacks the chunk params/c/0/0"):
+        rows.check(0, "params")
 
 
 def test_a_disk_that_is_full_leaves_the_chunk_that_was_there(tmp_path):

@@ -1,6 +1,7 @@
 """Stages in other processes: what they write of themselves, and what the flow makes of it."""
 
 import json
+import math
 import threading
 import time
 
@@ -210,6 +211,15 @@ def test_time_of_a_stage_is_what_its_worker_took(tmp_path):
     assert board.seen().left == pytest.approx(200, rel=0.1)
 
 
+def test_a_stage_that_is_heard_of_late_began_earlier(tmp_path):
+    """Its worker says since when it is at work."""
+    board, there = a_board(elsewhere_in=tmp_path, clock=lambda: 100.0)
+
+    there.heard(message("train[0] 0-12", seconds=3.0))
+
+    assert [each.seconds for each in board.seen().running] == [3.0]
+
+
 def test_time_of_a_stage_that_nobody_heard_of_is_read_in_its_record(tmp_path):
     """Without it nothing was known of stages that are shorter than the pause of two looks."""
     board, there = a_board(elsewhere_in=tmp_path, works=3)
@@ -229,12 +239,57 @@ def test_what_a_stage_does_inside_is_told(tmp_path):
     assert board.seen().work == "preflight: replay: step 3"
 
 
-@pytest.mark.parametrize("wrong", [{}, {"name": "train"}, message("train", words=3), 5])
+WRONG = {
+    "nothing": {},
+    "a part": {"name": "train"},
+    "no words": message("train[0] 0-12", words=3),
+    "no message": 5,
+    "not a number": message("train[0] 0-12", seconds=math.nan),
+    "for ever": message("train[0] 0-12", seconds=math.inf),
+    "longer than the world": message("train[0] 0-12", seconds=1e300),
+    "a step that no float holds": message("train[0] 0-12", forward=10**400, step=10**5000),
+    "steps before the first": message("train[0] 0-12", forward=-7, num_steps=-3),
+    "a command to the terminal": message("\x1b]52;c;AAAA\x07train"),
+    "a line of its own": message("train\n[12:00:00] 100 %: finished"),
+    "a name that fills the memory": message("n" * 100_000),
+    "a kind that is none": message("train[0] 0-12", stage=["train"]),
+    "words that fill the memory": message("train[0] 0-12", words=["a"] * 100_000),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 def test_message_that_is_none_is_left_out(wrong, tmp_path):
-    """Whoever reaches the scheduler may send one."""
+    """Whoever reaches the scheduler may send one, and a file in the store is anybody's."""
     board, there = a_board(elsewhere_in=tmp_path)
 
     there.heard(wrong)
+    without = board.seen()
     there.heard(message("train[1] 0-12"))
+    seen = board.seen()
 
-    assert board.seen().running[-1].share == 0.5
+    assert without.running == ()
+    assert [(each.share, each.step) for each in seen.running] == [(0.5, 5)]
+    assert seen.share == pytest.approx(0.25)
+    assert seen.total == 2
+
+
+def test_what_a_stage_does_inside_is_shown_as_it_prints(tmp_path):
+    """It may name what the user's data are called."""
+    board, there = a_board(elsewhere_in=tmp_path)
+
+    there.heard(message("preflight", words=["\x1b[31mreplay\n", "w" * 100_000]))
+
+    assert board.seen().work == f"preflight: [31mreplay: {'w' * 200}"
+
+
+@pytest.mark.parametrize("end", [{}, {"is_over": True, "is_done": True}], ids=["begun", "done"])
+def test_stages_that_are_made_up_do_not_fill_the_memory(end, tmp_path, monkeypatch):
+    """Each would be one more on the board, for as long as the run takes."""
+    monkeypatch.setattr(elsewhere, "MOST_STAGES", 20)
+    board, there = a_board(elsewhere_in=tmp_path)
+
+    for number in range(50):
+        there.heard(message(f"made up {number}", **end))
+    there.end("train[0] 0-12", "train", REF, cached=False)
+
+    assert board.seen().done + len(board.seen().running) == 21

@@ -3,15 +3,18 @@
 import errno
 import os
 import shutil
+import tempfile
 
 import pytest
 
 from engine.applications import verifying
+from engine.applications.made_again import stages as made_again
 from engine.applications.verifying import verify_run
-from engine.errors import CheckpointCorruptError, ConfigurationError
+from engine.errors import CheckpointCorruptError, ConfigurationError, StoreFullError
 from engine.preflight.verdict import Verdict
 from engine.problems.segments import segments
 from engine.runs.certificates import read_certificate
+from engine.runs.endings import sealed
 from engine.stages import commits
 from engine.storage.location import join
 from engine.storage.places import run_folder
@@ -129,7 +132,8 @@ def test_a_run_of_another_machine_says_so(own):
     elsewhere = record.environment | {"processor": "Another Processor 9000"}
     content = read_record(join(run_folder(store, record.run), "run.json"))
     write_record(
-        join(run_folder(store, record.run), "run.json"), {**content, "environment": elsewhere}
+        join(run_folder(store, record.run), "run.json"),
+        sealed({**content, "environment": elsewhere}),
     )
 
     certificate = verify_run(store, record.run, seed=0)
@@ -154,6 +158,34 @@ def test_a_verdict_is_told_where_it_cannot_be_kept(number, own, monkeypatch):
     assert os.strerror(number) in certificate.unkept
     assert "unkept" not in certificate.model_dump()
     assert read_certificate(store, record.run) is None
+
+
+def full(*arguments):
+    """What a disk without room raises."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def full_store(*arguments):
+    """What a stage makes of it."""
+    raise StoreFullError("There is no space left in the store.")
+
+
+@pytest.mark.parametrize(
+    ("where", "write"),
+    [("copy_folder", full), ("train_segment", full), ("train_segment", full_store)],
+)
+def test_no_room_for_what_is_made_again_is_none_in_the_temporary_folder(
+    where, write, own, monkeypatch
+):
+    """The store was blamed, which `mgd clean` would have emptied."""
+    store, record = own
+    monkeypatch.setattr(made_again, where, write)
+
+    with pytest.raises(StoreFullError, match="TMPDIR") as raised:
+        verify_run(store, record.run, seed=5)
+
+    assert f"left in {tempfile.gettempdir()}," in str(raised.value)
+    assert "clean" not in str(raised.value)
 
 
 def test_damage_is_no_verdict(own):

@@ -234,6 +234,56 @@ def test_an_interrupt_is_told(capsys):
     assert "Stopped by Ctrl-C" in capsys.readouterr().err
 
 
+ENDING = """
+import os, sys, time
+import typer
+from flows.cli import app as module, start
+
+def command():
+    {then}
+
+module.app = typer.Typer()
+module.app.command()(command)
+sys.argv = ["mgd"]
+start.main()
+"""
+
+
+def end_of(then):
+    """Return how a command ends that calls some code."""
+    return subprocess.run(
+        [sys.executable, "-c", ENDING.format(then=then)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("status", "code"), [(0, 1), (7, 7)])
+def test_an_end_on_the_spot_is_told_and_is_no_success(status, code):
+    """A loss that calls `os._exit(0)` ended `mgd check` with 0, and a script took it for a pass."""
+    done = end_of(f"os._exit({status})")
+
+    assert done.returncode == code
+    assert re.match(r"Code that the command called ends the process in line \d+ of", done.stderr)
+    assert "(os._exit)" in done.stderr
+
+
+def test_a_child_of_a_command_ends_as_it_has_to():
+    """Those of multiprocessing do, such as the ones that load data."""
+    done = end_of("os.fork() or os._exit(0); print(os.waitstatus_to_exitcode(os.wait()[1]))")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
+def test_what_the_main_thread_still_does_is_waited_for():
+    """The patience is for what is left after it, however long it takes itself."""
+    done = end_of("start.PATIENCE = 0.1; start._end_in_time(3); time.sleep(1.0); print('done')")
+
+    assert (done.returncode, done.stdout) == (0, "done\n")
+
+
 LEFT = {
     "a thread": "threading.Thread(target=time.sleep, args=(600,)).start()",
     "an exit handler": "atexit.register(time.sleep, 600)",

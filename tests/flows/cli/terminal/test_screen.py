@@ -55,6 +55,18 @@ def test_everything_that_is_printed_goes_through_it(capsys):
     assert "[parquet]" in printed.out
 
 
+def test_a_terminal_without_a_size_is_written_to(capsys, monkeypatch):
+    """COLUMNS=0, as some containers set it: tables were empty, and the exit code was 0."""
+    monkeypatch.setenv("COLUMNS", "0")
+    table = Table("run")
+    table.add_row("digits")
+
+    Screen().print(table)
+    tell("a sentence")
+
+    assert {"digits", "sentence"} <= set(capsys.readouterr().out.split())
+
+
 def test_warning_with_brackets_is_a_line(capsys):
     """`[/...]` in a path raised inside of the log handler, and the warning was lost."""
     record = logging.LogRecord("x", logging.WARNING, "", 0, "%s in data[old]/[/b]", (EVIL,), None)

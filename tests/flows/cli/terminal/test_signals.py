@@ -51,6 +51,24 @@ def test_signal_says_what_is_kept_and_how_to_go_on(name, said):
     assert ended.stdout == ""
 
 
+TWICE = """
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except SystemExit:
+    print("caught", flush=True)
+"""
+
+
+def test_second_signal_says_nothing_more():
+    """Who presses Ctrl-C twice has read it, and the first one is the reason of the end."""
+    ended = end_of("SIGTERM", TWICE)
+
+    assert ended.stdout == "caught\n"
+    assert ended.stderr.count("Stopped by") == 1
+    assert "Stopped by Ctrl-C" in ended.stderr
+    assert ended.returncode == 128 + signal.SIGINT
+
+
 def test_signal_before_there_is_a_run_names_none():
     """There is nothing to resume."""
     ended = end_of("SIGINT")
