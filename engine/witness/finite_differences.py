@@ -18,6 +18,9 @@ from engine.step.pulls import gradients_of, pulls
 NEAR = 1e-7
 """Distance of the one-sided difference, which is tried first because it costs half."""
 
+FAR = 1e-3
+"""The same of what is besides, as weights are, in which gradients are mostly linear."""
+
 DISTANCES = (1e-5, 1e-6, 1e-4)
 """Of the central ones, relative to the parameters; the first that agrees is enough."""
 
@@ -134,7 +137,7 @@ def compare(  # noqa: PLR0913 (a comparison, and what is known of the run)
     told_by = (coarse_limit, slopes, COARSE) if coarse else (LIMIT, slopes, DISTANCES)
     found = _judge(products, direction, here, slope, *told_by)
     if others and not found.is_wrong:
-        found_besides = _judge(by_others, along, here, slope_besides, *told_by)
+        found_besides = _judge(by_others, along, here, slope_besides, *told_by, FAR)
         found = found_besides if found_besides.is_wrong else found
     return replace(found, products=products)
 
@@ -280,6 +283,7 @@ def _judge(  # noqa: PLR0913 (what is compared, with what, and how near)
     limit: float,
     slopes: list[Tensor],
     distances: Sequence[float] = DISTANCES,
+    near: float = NEAR,
 ) -> Curvature:
     """Take differences until one agrees; what is wrong has two that agree with one another.
 
@@ -288,7 +292,7 @@ def _judge(  # noqa: PLR0913 (what is compared, with what, and how near)
     """
     predicted, scale = _predicted(pulled, direction)
     if here is not None:
-        error = _off((at(NEAR) - here) / NEAR, predicted, scale)
+        error = _off((at(near) - here) / near, predicted, scale)
         if error <= limit:
             return Curvature(error, False, slopes)
     found: list[float] = []

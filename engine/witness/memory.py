@@ -44,7 +44,7 @@ _Kept = tuple[str, Callable[[], bool], Callable[[], None]]
 """A name, whether it is another one by now, and what puts it back."""
 
 
-class Memory:
+class KeptByFunctions:
     """What functions can reach and write into, as it is now.
 
     Containers, attributes of objects of the user's own classes, variables around a function and of
@@ -272,7 +272,7 @@ def _refuse_updates(routine: Routine, z: Metaparams) -> None:
 
         few = {*range(_STEPS), last // 4, last // 2, 3 * last // 4, last - 1, last}
         steps = sorted(each for each in few if 0 <= each <= last)
-        found = _first_that_reads(Memory(optimizer), call, steps)
+        found = _first_that_reads(KeptByFunctions(optimizer), call, steps)
     if found is not None:
         step, names = found
         raise WitnessError(
@@ -283,7 +283,7 @@ def _refuse_updates(routine: Routine, z: Metaparams) -> None:
 
 
 def _refuse_losses(routine: Routine, z: Metaparams) -> None:
-    memory, found, last = Memory(routine.loss), None, routine.num_steps - 1
+    memory, found, last = KeptByFunctions(routine.loss), None, routine.num_steps - 1
     with suppress(Exception):
         state = routine.initial_state(z)
         memory.put_back()  # whether the module moves its buffers was asked by calls of the loss
@@ -309,7 +309,7 @@ _Call = Callable[[int, int], State]
 
 
 def _first_that_reads(
-    memory: Memory, call: _Call, steps: Sequence[int]
+    memory: KeptByFunctions, call: _Call, steps: Sequence[int]
 ) -> tuple[int, Sequence[str]] | None:
     if memory.is_empty:
         return None
@@ -317,7 +317,7 @@ def _first_that_reads(
     return next(((step, names) for step, names in found if names), None)
 
 
-def _read_again(memory: Memory, call: _Call, step: int) -> Sequence[str]:
+def _read_again(memory: KeptByFunctions, call: _Call, step: int) -> Sequence[str]:
     """Return what a call writes into and reads, if it makes something else of what another left.
 
     Args:

@@ -58,7 +58,8 @@ class LaterSteps:
         A look at each call of torch by the user's code in a step that is reversed, some three
         microseconds; at each of four states the losses of a batch, which say what examples tell
         most, and a product and a gradient in float64: of one example, or of more where they are
-        small. The same of each part of at most 8 other states, at most twice, and an update. Where the module moves buffers, what ``refuse_cut_statistics`` takes.
+        small. The same of each part of at most 8 other states, at most twice, and an update. Where
+        the module moves buffers, what ``refuse_cut_statistics`` takes.
     """
 
     def __init__(self, routine: Routine, z: Metaparams, *, refuses: bool = True) -> None:

@@ -7,7 +7,7 @@ import torch
 
 import engine
 from engine.errors import WitnessError
-from engine.witness.memory import Memory
+from engine.witness.memory import KeptByFunctions
 from tests.strangers.plain import loss
 from tests.strangers.witnessed import output, routine
 
@@ -235,7 +235,7 @@ def test_memory_is_put_back():
         row.add_(1)
         drawn[:] = [5, 6]
 
-    memory = Memory(function)
+    memory = KeptByFunctions(function)
     function()
     assert {"count", "kept", "row", "drawn"} <= {*memory.changed()}
     memory.put_back()
