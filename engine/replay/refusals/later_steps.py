@@ -94,16 +94,21 @@ class LaterSteps:
     @contextmanager
     def _listening(self, action: Reverse | Trace, sweep: Sweep) -> Iterator[None]:
         """Note what steps take out of the graph, and compare one that is reversed if it is new."""
-        is_reversed = isinstance(action, Reverse)
-        state = sweep.before(action.step) if is_reversed else {}
-        # Of steps whose graphs are kept, it is the one after those whose graphs are there.
-        places = CutPlaces(lambda: action.step if is_reversed else action.start + len(sweep.graphs))
+        reversed_at = action.step if isinstance(action, Reverse) else None
+        state = {} if reversed_at is None else sweep.before(reversed_at)
+
+        def step() -> int:
+            if isinstance(action, Reverse):
+                return action.step
+            return action.start + len(sweep.graphs)  # the one after those whose graphs are there
+
+        places = CutPlaces(step)
         with listening(places, in_updates=self._own_update):
             yield
         self._met |= places.found
-        if is_reversed and self._more and self._unknown(action.step):
+        if reversed_at is not None and self._more and self._unknown(reversed_at):
             self._more -= 1
-            self._compare_all(state, action.step)
+            self._compare_all(state, reversed_at)
 
     def _compare_all(self, state: State, step: int) -> None:
         """Compare the parts of a step until nothing that it takes out of the graph is unknown."""

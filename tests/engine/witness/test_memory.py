@@ -18,7 +18,7 @@ def _optimizer(update):
     return engine.Optimizer("own", {}, lambda params: {}, update)
 
 
-def _step(state, gradient, hyper, factor=1.0):
+def _step(state, gradient, hyper, factor: float | torch.Tensor = 1.0):
     return {"params": state["params"] - hyper["learning_rate"] * factor * gradient}
 
 
@@ -224,13 +224,15 @@ def test_a_loss_with_a_cache_of_its_data_and_a_log_is_sound():
 
 def test_memory_is_put_back():
     """A user's log does not hold what the engine has tried."""
+    kept: dict[str, object]
     kept, row, drawn = {"a": [1]}, torch.zeros(2), [0]
-    count = 0
+    count, inner = 0, kept["a"]
+    assert isinstance(inner, list)
 
     def function():
         nonlocal count
         count += 1
-        kept["a"].append(2)
+        inner.append(2)
         kept["b"] = 3
         row.add_(1)
         drawn[:] = [5, 6]
