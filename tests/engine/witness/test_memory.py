@@ -224,10 +224,9 @@ def test_a_loss_with_a_cache_of_its_data_and_a_log_is_sound():
 
 def test_memory_is_put_back():
     """A user's log does not hold what the engine has tried."""
-    kept: dict[str, object]
-    kept, row, drawn = {"a": [1]}, torch.zeros(2), [0]
-    count, inner = 0, kept["a"]
-    assert isinstance(inner, list)
+    inner: list[int] = [1]
+    kept: dict[str, object] = {"a": inner}
+    count, row, drawn = 0, torch.zeros(2), [0]
 
     def function():
         nonlocal count
