@@ -4,7 +4,10 @@ Torch hands over four arguments, of which the types of overloaded arguments are 
 named ones that may be None.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from torch._ops import OpOverload
@@ -32,6 +35,43 @@ class FunctionMode(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         return self.on_call(func, args, kwargs or {})
+
+
+@dataclass(frozen=True)
+class _Listener:
+    mode: FunctionMode
+    in_updates: bool
+
+
+_LISTENER: ContextVar[_Listener | None] = ContextVar("listener", default=None)
+
+_NOBODY: AbstractContextManager[object] = nullcontext()
+
+
+@contextmanager
+def listening(mode: FunctionMode, *, in_updates: bool) -> Iterator[None]:
+    """Let a mode be told of what code of the user calls inside the block, and of nothing else.
+
+    A mode costs some microseconds for each function of torch that is called in Python, and most of
+    those of a step are the engine's own.
+
+    Args:
+        mode: Who is told.
+        in_updates: Whether updates of the optimizer are code of the user.
+    """
+    token = _LISTENER.set(_Listener(mode, in_updates))
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+def users_code(*, is_update: bool = False) -> AbstractContextManager[object]:
+    """Return what the engine calls code of the user in: the mode that listens, if one does."""
+    listener = _LISTENER.get()
+    if listener is None or (is_update and not listener.in_updates):
+        return _NOBODY
+    return listener.mode
 
 
 class OperationMode(TorchDispatchMode):

@@ -37,6 +37,7 @@ from engine.routine.routine import Routine
 from engine.step.by_name import make_vjp
 from engine.types import Output
 from engine.witness.agreement import gradient_limit, value_limit
+from engine.witness.memory import refuse_memory
 from engine.witness.repeated import refuse_other_output
 from engine.witness.twins import exact_twin, long_twin
 from engine.witness.witness import testify
@@ -172,6 +173,7 @@ def _on_twins(
 
 
 def _check_first_step(routine: Routine, output: Output, began: list[Tensor]) -> Check:
+    refuse_memory(routine, routine.point())
     began.extend(check_routine(routine, [output], routine.point()))
     return Check(
         name="first-step",

@@ -40,6 +40,7 @@ from engine.storage.location import check_writable
 from engine.storage.states import MemoryStates, RowStore, StateStore
 from engine.types import Metaparams, Output, State
 from engine.witness.derivatives.updates import refuse_misfit
+from engine.witness.memory import refuse_memory
 from engine.witness.precision import refuse_low_precision
 from engine.witness.repeated import FirstCalls
 from engine.witness.witness import Witness, testify
@@ -290,6 +291,8 @@ def tried(
     Cost:
         About ten plain steps; ``tests/bench/results/`` has what a witness adds to that.
     """
+    if witness:
+        refuse_memory(routine, z)
     refuse_misfit(routine, z)
     with asked_rightly(routine, outputs):
         loss = refuse_low_precision(routine, z)

@@ -13,6 +13,7 @@ from engine.routine.intake import point_from
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
 from engine.witness.derivatives.updates import refuse_misfit
+from engine.witness.memory import refuse_memory
 from engine.witness.precision import refuse_low_precision
 from engine.witness.repeated import FirstCalls
 from engine.witness.witness import testify
@@ -40,6 +41,8 @@ def train(
         T plain steps, and about three for the witness.
     """
     point = point_from(routine, z)
+    if witness:
+        refuse_memory(routine, point)
     refuse_misfit(routine, point)
     with shown(progress, "train"):
         with asked_rightly(routine, []):

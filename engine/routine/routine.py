@@ -37,6 +37,7 @@ from engine.routine.validate import (
     refuse_misfits,
     refuse_parted_buffers,
 )
+from engine.torch_modes import users_code
 from engine.types import Batch, Hyperparameters, Loss, Metaparams, State
 
 INJECTION_CHUNK = 1000
@@ -179,9 +180,7 @@ class Routine(HeldModule):
         return len(self.examples[0] if isinstance(self.examples, tuple) else self.examples)
 
     def initial_state(self, z: Metaparams | None = None) -> State:
-        """Return s_0: parameters, moments, running statistics if any.
-
-        What the functions of a start draw is seeded, so that a start is the same each time.
+        """Return s_0: parameters, moments, running statistics if any; what it draws is seeded.
 
         Args:
             z: Metaparameters, of which s_0 may depend on some; the routine's own by default.
@@ -244,9 +243,10 @@ class Routine(HeldModule):
         """
         hyper, gradient = self.hyperparameters(z, step), self.hooked_sum(gradient, step)
         own = without_buffers(state)
-        if self.skip_idle:
-            return update_used(self.optimizer, self.layout, own, gradient, hyper, step, used)
-        return self.optimizer.update(own, gradient, hyper, step)
+        with users_code(is_update=True):
+            if self.skip_idle:
+                return update_used(self.optimizer, self.layout, own, gradient, hyper, step, used)
+            return self.optimizer.update(own, gradient, hyper, step)
 
     def terms(self, step: int) -> Iterator[Term]:
         """Yield the terms of a step's loss: its batch or its shards, then what is injected."""

@@ -44,6 +44,7 @@ from engine.stages.stage import stage
 from engine.storage.location import check_writable
 from engine.storage.states import RowStore
 from engine.types import State
+from engine.witness.memory import refuse_memory
 from engine.witness.witness import testify
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ def prepare(run: Run, *, witness: bool = False) -> float:
         deterministic(recipe.training.threads, tf32=recipe.training.tf32),
         asked_rightly(problem.routine, [problem.output]),
     ):
+        if witness:
+            refuse_memory(problem.routine, problem.routine.point())
         # Of computing, where this thread computes: other work on a machine makes no step longer.
         clock = time.thread_time if problem.routine.device.type == "cpu" else time.perf_counter
         begun = clock()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.routine.module.stop_gradient import whole_derivatives
+from engine.torch_modes import users_code
 
 try:
     from torch.autograd.graph import _engine_run_backward as _engine
@@ -93,16 +94,26 @@ def pull_through_every_node(
 
 def gradient_of(loss: Tensor, source: Tensor, *, create_graph: bool) -> Tensor | None:
     """Return the gradient of a scalar as ``torch.autograd.grad`` does; None without dependence."""
+    return gradients_of(loss, [source], create_graph=create_graph)[0]
+
+
+def gradients_of(
+    loss: Tensor, sources: Sequence[Tensor], *, create_graph: bool
+) -> Sequence[Tensor | None]:
+    """Return the gradient of a scalar by several tensors; None for one without dependence.
+
+    A mode of torch is told of what hooks and custom functions call in it, which it is not inside of
+    ``torch.autograd.grad``.
+    """
     if _engine is None:
-        (found,) = torch.autograd.grad(loss, source, create_graph=create_graph, allow_unused=True)
-        return found
-    (found,) = _engine(
-        (loss,),
-        (torch.ones_like(loss),),
-        create_graph,
-        create_graph,
-        (source,),
-        True,
-        accumulate_grad=False,
-    )
-    return found
+        return torch.autograd.grad(loss, sources, create_graph=create_graph, allow_unused=True)
+    with users_code():
+        return _engine(
+            (loss,),
+            (torch.ones_like(loss),),
+            create_graph,
+            create_graph,
+            tuple(sources),
+            True,
+            accumulate_grad=False,
+        )

@@ -15,7 +15,7 @@ from engine.routine.routine import Routine
 from engine.step.step import plain_step
 from engine.types import Metaparams, State
 from engine.witness.compared_steps import StepNumbers
-from engine.witness.derivatives.curvature import Here
+from engine.witness.derivatives.few_examples import Here
 from engine.witness.finite_differences import directions
 from engine.witness.in_place import Frozen
 from engine.witness.leaves import foreign_leaves, refuse_leaves

@@ -13,10 +13,13 @@ from torch import Tensor
 
 from engine.numerics.determinism import generator
 from engine.routine.module.stop_gradient import whole_derivatives
-from engine.step.pulls import pulls
+from engine.step.pulls import gradients_of, pulls
 
 NEAR = 1e-7
 """Distance of the one-sided difference, which is tried first because it costs half."""
+
+FAR = 1e-3
+"""The same of what is besides, as weights are, in which gradients are mostly linear."""
 
 DISTANCES = (1e-5, 1e-6, 1e-4)
 """Of the central ones, relative to the parameters; the first that agrees is enough."""
@@ -84,6 +87,7 @@ def compare(  # noqa: PLR0913 (a comparison, and what is known of the run)
     *,
     everywhere: bool = True,
     moved: Sequence[Tensor] | None = None,
+    besides: Sequence[Tensor] = (),
     coarse: bool = False,
     coarse_limit: float = COARSE_LIMIT,
     seed: int = 0,
@@ -91,8 +95,9 @@ def compare(  # noqa: PLR0913 (a comparison, and what is known of the run)
     """Compare the second derivative of a scalar function along one direction.
 
     Args:
-        function: Differentiable twice.
+        function: Differentiable twice; of the leaves, and of what is besides.
         leaves: Where, in float64.
+        besides: Other leaves, by which the derivative of the gradient is compared too, by itself.
         everywhere: Whether numbers are moved whose derivative is 0. A run does not move them, and
             torch's second derivative by some (the row of an embedding that stands for padding) is
             0 as well, whatever the function.
@@ -104,14 +109,15 @@ def compare(  # noqa: PLR0913 (a comparison, and what is known of the run)
         seed: Seed of the direction and of the weights of the gradient.
 
     Cost:
-        The function with its graph and its product, and one gradient more; where that does not
-        agree, two gradients for each of up to three distances.
+        The function with its graph and its product, and one gradient more, or two with something
+        besides; where that does not agree, two gradients for each of up to three distances.
     """
     drawn = generator(seed, "curvature")
-    rows = [tensor.detach() for tensor in leaves]
+    rows, others = ([tensor.detach() for tensor in each] for each in (leaves, besides))
     weights = [directions(row, drawn) for row in rows]
     direction = [directions(row, drawn).mul_(_scale(row)) for row in rows]
-    slopes, pulled = _pulled(function, rows, weights)
+    slopes, pulled = _pulled(function, [*rows, *others], weights)
+    products, by_others = pulled[: len(rows)], pulled[len(rows) :]
     if not everywhere:
         told = [g != 0 for g in slopes]
         if moved is not None:
@@ -119,13 +125,21 @@ def compare(  # noqa: PLR0913 (a comparison, and what is known of the run)
         direction = [v.mul_(each) for v, each in zip(direction, told, strict=True)]
 
     def slope(shift: float) -> float:
-        return _weighted(_gradient(function, _shifted(rows, direction, shift)), weights)
+        there = _shifted(rows, direction, shift)
+        return _weighted(_gradient(function, there, others), weights)
 
-    if coarse:
-        found = _judge(pulled, direction, None, slope, coarse_limit, slopes, COARSE)
-    else:
-        found = _judge(pulled, direction, _weighted(slopes, weights), slope, LIMIT, slopes)
-    return replace(found, products=pulled)
+    def slope_besides(shift: float) -> float:
+        there = _shifted(others, along, shift)
+        return _weighted(_gradient(function, [*map(Tensor.clone, rows)], there), weights)
+
+    along = [directions(row, drawn) for row in others]
+    here = None if coarse else _weighted(slopes, weights)
+    told_by = (coarse_limit, slopes, COARSE) if coarse else (LIMIT, slopes, DISTANCES)
+    found = _judge(products, direction, here, slope, *told_by)
+    if others and not found.is_wrong:
+        found_besides = _judge(by_others, along, here, slope_besides, *told_by, FAR)
+        found = found_besides if found_besides.is_wrong else found
+    return replace(found, products=products)
 
 
 def error_in_format(
@@ -269,6 +283,7 @@ def _judge(  # noqa: PLR0913 (what is compared, with what, and how near)
     limit: float,
     slopes: list[Tensor],
     distances: Sequence[float] = DISTANCES,
+    near: float = NEAR,
 ) -> Curvature:
     """Take differences until one agrees; what is wrong has two that agree with one another.
 
@@ -277,7 +292,7 @@ def _judge(  # noqa: PLR0913 (what is compared, with what, and how near)
     """
     predicted, scale = _predicted(pulled, direction)
     if here is not None:
-        error = _off((at(NEAR) - here) / NEAR, predicted, scale)
+        error = _off((at(near) - here) / near, predicted, scale)
         if error <= limit:
             return Curvature(error, False, slopes)
     found: list[float] = []
@@ -301,12 +316,18 @@ def _judge(  # noqa: PLR0913 (what is compared, with what, and how near)
 def _pulled(
     function: Function, rows: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the gradient, and its product with the weights pulled back to the leaves."""
+    """Return the gradient by as many rows as there are weights, and its product with these.
+
+    The product is pulled back to all rows.
+    """
     leaves = [row.detach().requires_grad_() for row in rows]
     with torch.enable_grad():
-        gradients = torch.autograd.grad(
-            function(leaves), leaves, create_graph=True, allow_unused=True, materialize_grads=True
-        )
+        wanted = leaves[: len(weights)]
+        found_of = gradients_of(function(leaves), wanted, create_graph=True)
+        gradients = [
+            torch.zeros_like(leaf) if each is None else each
+            for each, leaf in zip(found_of, wanted, strict=True)
+        ]
         used = [(g, w) for g, w in zip(gradients, weights, strict=True) if g.requires_grad]
         found = pulls([g for g, _ in used], leaves, [[w for _, w in used]])[0] if used else leaves
         pulled = [
@@ -316,10 +337,10 @@ def _pulled(
     return [g.detach() for g in gradients], pulled
 
 
-def _gradient(function: Function, rows: Sequence[Tensor]) -> list[Tensor]:
+def _gradient(function: Function, rows: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
     leaves = [row.requires_grad_() for row in rows]
     with torch.enable_grad():
-        return _derivatives(function(leaves), leaves)
+        return _derivatives(function([*leaves, *others]), leaves)
 
 
 def _derivatives(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:

@@ -4,6 +4,7 @@ Looked for after a failure, because each call of torch is looked at, or anomaly 
 ``CutPlaces`` listens to whole runs, and notes lines only.
 """
 
+import os
 import re
 import sys
 import traceback
@@ -160,38 +161,78 @@ class _Cuts(FunctionMode):
         return result
 
 
-Place = tuple[str, int]
-"""A file of the user's code and a line of it."""
+Place = tuple[tuple[str, int], ...]
+"""Files of the user's code and lines of them: that which called torch, and those that led there."""
 
-_ENGINE, _TORCH = _NOT_THE_USERS
-_MODES = str(Path(_ENGINE) / "torch_modes.py")
+_ENGINE, _TORCH = (f"{folder}{os.sep}" for folder in _NOT_THE_USERS)
+_MODES = f"{_ENGINE}torch_modes.py"
+_NOBODYS = ("<frozen", "<@")
+"""Beginnings of what stands for a file where Python or a check of types made the code."""
 
 
 class CutPlaces(FunctionMode):
-    """Notes each line at which a call inside the block loses the graph of what it is given.
+    """Notes where a call inside the block loses the graph of what it is given.
+
+    A place is a line and those that led to it: one helper may serve a log and a loss.
+
+    Args:
+        step: Says in which step a call is made.
 
     Attributes:
-        found: The lines, in the order in which they were met first.
+        found: The places and their steps, in the order in which they were met first.
 
     Cost:
-        One to two microseconds for each function of torch that is called in Python.
+        Some three microseconds for each function of torch that is called in Python.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, step: Callable[[], int] = lambda: 0) -> None:
         super().__init__()
-        self.found: dict[Place, None] = {}
+        self._step = step
+        self.found: dict[tuple[Place, int], None] = {}
 
     def on_call(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
-        """Call ``function``, and note its line if it cuts."""
-        if (not torch.is_grad_enabled() or _is_cut(function, kwargs)) and any(
-            each.requires_grad for each in _tensors((*args, *kwargs.values()))
-        ):
-            place = _place()
-            if place is not None:
-                self.found.setdefault(place)
-        return function(*args, **kwargs)
+        """Call ``function``, and note where it is called if it cuts."""
+        is_cut = not torch.is_grad_enabled() or _is_cut(function, kwargs)
+        if is_cut and any(map(_moves, _tensors((*args, *kwargs.values())))):
+            self._note()
+            return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        is_lost = (
+            _has_numbers_only(result) and function not in _BY_SHAPE
+        )  # torch.tensor(), complex()
+        if is_lost and any(each.requires_grad for each in _tensors((*args, *kwargs.values()))):
+            self._note()
+        return result
+
+    def _note(self) -> None:
+        place = _place()
+        if place:
+            self.found.setdefault((place, self._step()))
+
+
+_BY_SHAPE = {
+    *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like),
+    *(torch.rand_like, torch.randn_like),
+    *(Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full),
+}
+"""Functions that read no number of the tensor that they are given."""
+
+
+def _has_numbers_only(result: object) -> bool:
+    """Say whether a result has numbers that may have been a tensor's, and no graph."""
+    if isinstance(result, Tensor):
+        return not result.requires_grad and (result.is_floating_point() or result.is_complex())
+    return isinstance(result, float | complex)
+
+
+def _moves(tensor: Tensor) -> bool:
+    """Say whether a tensor has a graph; of one that torch.func has wrapped, it is not known."""
+    return tensor.requires_grad or _is_wrapped(tensor)
+
+
+_is_wrapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue] (torch's own)
 
 
 def _is_cut(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
@@ -209,22 +250,25 @@ def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
             yield from (each for each in value if isinstance(each, Tensor))
 
 
-def _place() -> Place | None:
-    """Return the line of the user's code that called torch; none if the engine called it.
+def _place() -> Place:
+    """Return the lines of the user's code that led to torch; none if the engine called it.
 
     Modes of the engine hand on what the user called.
     """
-    frame, is_engines = sys._getframe(2), False
-    while frame is not None:
+    frame, is_engines = sys._getframe(3), False
+    found: list[tuple[str, int]] = []
+    while frame is not None and not (found and is_engines):
         file = frame.f_code.co_filename
         if file == _MODES:
             is_engines = False
         elif file.startswith(_ENGINE):
             is_engines = True
-        elif not file.startswith((_TORCH, "<")):
-            return None if is_engines else (file, frame.f_lineno)
+        elif not file.startswith((_TORCH, *_NOBODYS)):
+            if is_engines:
+                return ()
+            found.append((file, frame.f_lineno))
         frame = frame.f_back
-    return None
+    return tuple(found)
 
 
 def _in_own_function() -> bool:

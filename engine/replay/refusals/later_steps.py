@@ -23,10 +23,13 @@ from engine.routine.routine import Routine
 from engine.schedules.trees import Action, Reverse, Trace
 from engine.step.compiled import CompiledVjp
 from engine.step.gradient import batch_in_order
+from engine.torch_modes import listening
 from engine.types import Metaparams, State
 from engine.witness.compared_point import updated
-from engine.witness.derivatives.curvature import Here, compare_loss, compare_step_update
+from engine.witness.derivatives.curvature import compare_loss, compare_step_update
+from engine.witness.derivatives.few_examples import Here
 from engine.witness.derivatives.moved_statistics import refuse_cut_statistics
+from engine.witness.derivatives.updates import is_shipped
 from engine.witness.lines import CutPlaces, Place
 
 _MOST = 8
@@ -52,17 +55,19 @@ class LaterSteps:
         wrong: What is wrong, in words.
 
     Cost:
-        A look at each call of torch in a step that is reversed, 1 to 2 microseconds; at each
-        of four states, and at most 8 others, the losses of a batch, which say what examples tell
+        A look at each call of torch by the user's code in a step that is reversed, some three
+        microseconds; at each of four states the losses of a batch, which say what examples tell
         most, and a product and a gradient in float64: of one example, or of more where they are
-        small. Where the module moves buffers, what ``refuse_cut_statistics`` takes.
+        small. The same of each part of at most 8 other states, at most twice, and an update. Where
+        the module moves buffers, what ``refuse_cut_statistics`` takes.
     """
 
     def __init__(self, routine: Routine, z: Metaparams, *, refuses: bool = True) -> None:
         self._routine, self._z, self._refuses = routine, z, refuses
         self.unseen: list[int] = []
         self.wrong: list[str] = []
-        self._met: dict[Place, None] = {}
+        self._own_update = not is_shipped(routine.optimizer)
+        self._met: dict[tuple[Place, int], None] = {}
         self._compared: set[Place] = set()
         self._more = _MOST
         first, stop = routine.first_step, routine.num_steps
@@ -88,47 +93,61 @@ class LaterSteps:
 
     @contextmanager
     def _listening(self, action: Reverse | Trace, sweep: Sweep) -> Iterator[None]:
-        """Note what a step takes out of the graph, and compare it if that is new."""
-        state = sweep.before(action.step) if isinstance(action, Reverse) else None
-        places = CutPlaces()
-        with places:
+        """Note what steps take out of the graph, and compare one that is reversed if it is new."""
+        reversed_at = action.step if isinstance(action, Reverse) else None
+        state = {} if reversed_at is None else sweep.before(reversed_at)
+
+        def step() -> int:
+            if isinstance(action, Reverse):
+                return action.step
+            return action.start + len(sweep.graphs)  # the one after those whose graphs are there
+
+        places = CutPlaces(step)
+        with listening(places, in_updates=self._own_update):
             yield
         self._met |= places.found
-        if state is None or not isinstance(action, Reverse):
-            return  # a step whose graph is kept is compared when it is reversed
-        step = action.step
-        if not self._more or not self._unknown:
-            return
-        self._more -= 1
-        self._told(lambda: self._compare_loss(state, step), step)
-        if self._unknown:
-            self._told(lambda: self._compare_update(state, step), step)
+        if reversed_at is not None and self._more and self._unknown(reversed_at):
+            self._more -= 1
+            self._compare_all(state, reversed_at)
 
-    @property
-    def _unknown(self) -> list[Place]:
-        """Lines that no comparison has run through yet."""
-        return [place for place in self._met if place not in self._compared]
+    def _compare_all(self, state: State, step: int) -> None:
+        """Compare the parts of a step until nothing that it takes out of the graph is unknown."""
+        if self._own_update:
+            self._told(lambda: self._compare_update(state, step), step)
+        for is_whole in (False, True):
+            self._told(lambda w=is_whole: self._compare_parts(state, step, is_whole=w), step)
+
+    def _unknown(self, step: int | None = None) -> list[Place]:
+        """Return where a step, or any, cuts and no comparison has been."""
+        return [
+            place for place, at in self._met if step in (None, at) and not self._is_known(place)
+        ]
+
+    def _is_known(self, place: Place) -> bool:
+        """Say whether a comparison ran through a place; what is computed again ends earlier."""
+        return place in self._compared or any(
+            each[: len(place)] == place for each in self._compared
+        )
 
     def _told(self, compare: Callable[[], float | None], step: int) -> float | None:
-        """Carry out a comparison, note what it runs through, and refuse what is wrong."""
-        places = CutPlaces()
+        """Carry out a comparison, and refuse what is wrong, or note it."""
         try:
-            with told_by_witness(), deterministic(), places:
+            with told_by_witness(), deterministic():
                 return compare()
         except WitnessError as error:
             words = _later(error, step)
             if self._refuses:
                 raise WitnessError(words) from None
-            self.wrong.append(words)
+            if words not in self.wrong:
+                self.wrong.append(words)
             return 0.0
-        finally:
-            self._compared |= places.found.keys()
 
     @property
     def note(self) -> str:
         """Say which steps could not be compared; empty if all were."""
         steps = ", ".join(map(str, sorted(self.unseen)))
-        lines = ", ".join(f"{file}:{line}" for file, line in self._unknown[:3])
+        places = dict.fromkeys(place[0] for place in self._unknown())
+        lines = ", ".join(f"{file}:{line}" for file, line in [*places][:3])
         words = (
             steps
             and (
@@ -139,18 +158,48 @@ class LaterSteps:
         )
         return " ".join(filter(None, words))
 
-    def _compare_loss(self, state: State, step: int) -> float | None:
+    def _compare_parts(self, state: State, step: int, *, is_whole: bool) -> None:
+        """Compare those shards and pieces of a step's batch that cut where nobody has been.
+
+        Args:
+            state: s_t.
+            step: t.
+            is_whole: Whether all examples are compared, as where only many of them lead to a cut.
+        """
+        routine, z = self._routine, self._z
+        rows = {name: row.detach() for name, row in state.items()}
+        params = rows["params"].clone().requires_grad_()
+        before = batch_in_order(routine, rows, params, z, step)[2]
+        parts = [
+            (number, part)
+            for number, term in enumerate(routine.terms(step))
+            for part in (term.cut(routine.piece) if routine.piece is not None else [term])
+        ]
+        for number, part in parts:
+            if not self._unknown(step):
+                return
+            here = {**rows, **before[min(number, len(before) - 1)]}
+            self._compare_loss(here, step, part, is_whole=is_whole)
+
+    def _compare_loss(
+        self, state: State, step: int, part: Term | None = None, *, is_whole: bool = False
+    ) -> float | None:
         """Return the error of the second derivative; None if it could not be taken."""
         routine, z = self._routine, self._z
-        term = routine.first_piece(next(routine.terms(step)))
+        term = routine.first_piece(next(routine.terms(step))) if part is None else part
         rows = {name: row.detach() for name, row in state.items()}
         losses = self._losses(rows, term, step)
         if not torch.isfinite(losses).all():
             return None
         refuse_cut_statistics(routine, rows, z, step)
         moved = rows["params"] != routine.initial_state(z)["params"]
-        here = Here(rows, term, losses, {}, torch.zeros(0), step, z, {}, True, (moved,))
-        return compare_loss(routine, here)[0]
+        here = Here(rows, term, losses, {}, torch.zeros(0), step, z, {}, True, (moved,), is_whole)
+        places = CutPlaces()
+        with places:
+            error, _ = compare_loss(routine, here)
+        if error is not None:  # else nothing was learned there
+            self._compared |= {place for place, _ in places.found}
+        return error
 
     def _compare_update(self, state: State, step: int) -> None:
         """Compare the derivative of the update at the moments of a step."""
@@ -164,7 +213,10 @@ class LaterSteps:
         moves = {name: float((row - before[name]).norm()) for name, row in after.items()}
         term, losses = next(routine.terms(step)), torch.zeros(0)
         here = Here(rows, term, losses, before, gradient.detach(), step, z, moves, True)
-        compare_step_update(routine, here)
+        places = CutPlaces()
+        with places:
+            is_told = not compare_step_update(routine, here)
+        self._compared |= {place for place, _ in places.found if is_told}
 
     def _losses(self, state: State, term: Term, step: int) -> Tensor:
         params = state["params"].requires_grad_()

@@ -25,6 +25,7 @@ from engine.routine.module.kept_tensors import refuse_stand_in
 from engine.routine.module.seen_graph import wants_a_graph, without_graph
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, Own, OwnState, takes
+from engine.torch_modes import users_code
 from engine.types import State
 
 _STATISTICS = "running statistics"
@@ -284,8 +285,7 @@ class HeldModule:
         both: code of the model that runs in the backward pass reads the parameters then.
 
         Raises:
-            ValueError: If the model has running statistics, is to be evaluated, and nobody said
-                of which state; see ``evaluate``.
+            ValueError: If running statistics are to be evaluated, and nobody said of which state.
             UndifferentiableError: If a layer replaces its running statistics in training.
         """
         views = self.layout.views(params) if isinstance(params, Tensor) else params
@@ -303,7 +303,7 @@ class HeldModule:
                 self.modes.evaluate()  # the module's own code, with the state's tensors in place
             places = _addresses(views) if training else None
             carried = {n: held[n] for n in self._carried} if held else {}
-            with self._carrying(carried, training=training):
+            with self._carrying(carried, training=training), users_code():
                 try:
                     result = function(self.model, *args)
                 except RuntimeError as error:

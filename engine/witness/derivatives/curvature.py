@@ -4,26 +4,23 @@ In float64, where a wrong formula is told from a kink, on few examples.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from engine.errors import EngineError, UndifferentiableError, WitnessError
-from engine.routine.examples import rows_of
-from engine.routine.loss_terms import Term
 from engine.routine.module.buffers.batch_norm import BUFFERS
-from engine.routine.module.operations import without_checkpointing
-from engine.routine.number_format import SameNumbers, convert, in_format
+from engine.routine.number_format import in_format
 from engine.routine.routine import Routine
 from engine.step.missing_derivatives import named_refusals
-from engine.types import Metaparams, State
-from engine.witness.agreement import gradient_limit, relative
+from engine.types import State
 from engine.witness.culprits import culprit, where_to_look
+from engine.witness.derivatives.few_examples import FewExamples, Here
 from engine.witness.derivatives.updates import compare_update, steps_to_compare
 from engine.witness.finite_differences import (
     COARSE_LIMIT,
@@ -45,112 +42,6 @@ _SMALL = 16
 _NUMBERS, _PER_INPUT = 1 << 17, 32
 """More examples are compared while parameters, and so many for each number of an input, are few:
 there it is calls that cost, not numbers."""
-
-
-@dataclass(frozen=True)
-class Here:
-    """Where derivatives are compared.
-
-    Attributes:
-        state: s_t, in the run's own format.
-        term: The examples of the step.
-        losses: Their losses there, shape (batch,).
-        after: What the optimizer moves, after an update there, so that moments are not zero.
-        gradient: Gradient of that update, shape (params,).
-        step, z: t, and metaparameters.
-        moves: How far that update moved each of them.
-        is_late: Whether the training has come some way, where a loss may leave out what is learned.
-        moved: What it has moved so far, as ``compare`` takes it.
-    """
-
-    state: State
-    term: Term
-    losses: Tensor
-    after: State
-    gradient: Tensor
-    step: int
-    z: Metaparams
-    moves: Mapping[str, float]
-    is_late: bool = False
-    moved: tuple[Tensor] | None = None
-
-
-class _DependsOnOthersError(Exception):
-    """The loss of an example is another one without the others."""
-
-
-class FewExamples:
-    """The loss of a step over few examples, in float64, as a function of the flat parameters.
-
-    The run's own module is called with float64 tensors in the place of its parameters; what else
-    it holds is converted where it is used. So a run in float32 needs no second module.
-
-    Args:
-        routine: The run, in any format.
-        here: The step.
-        number: How many examples: those with the largest and with the smallest losses in turn,
-            because a loss may treat what is learned, or ignored, in another way.
-        alone: Whether they have to have the losses that they have among the others.
-        coarse: Whether it is computed in the run's own format.
-    """
-
-    def __init__(
-        self,
-        routine: Routine,
-        here: Here,
-        number: int,
-        *,
-        alone: bool = False,
-        coarse: bool = False,
-    ) -> None:
-        self._routine, self._here = routine, here
-        self._is_converted = routine.layout.dtype != torch.float64 and not coarse
-        rows = _telling(here, number)
-        self._wanted = here.losses[rows] if alone else None
-        self._term = replace(here.term, indices=here.term.indices[rows], whole=None, start=0)
-        batch, self._arguments = routine.loss_inputs(self._term, here.z, here.step)
-        if routine.augment is not None:  # as in the batch, whose draws it shares
-            whole, _ = routine.loss_inputs(here.term, here.z, here.step)
-            batch = rows_of(whole, rows, len(here.term.indices))
-        self._batch = convert(batch, torch.float64) if self._is_converted else batch
-
-    def __call__(self, params: Tensor) -> Tensor:
-        """Return the sum of the losses by B, a scalar; ``params`` has shape (params,)."""
-        batch = tree_map(_own, self._batch)
-        with self._routine.seeded(self._term, self._here.step):
-            losses = self._routine.call(self._losses, params, batch, training=True)
-        if self._wanted is not None:
-            if relative(losses.detach(), self._wanted) > gradient_limit(self._routine):
-                raise _DependsOnOthersError
-            self._wanted = None
-        return losses.sum() / self._routine.batch_size
-
-    def _losses(self, model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 (any batch)
-        loss: Callable[..., Tensor] = self._routine.loss
-        with ExitStack() as stack:
-            if self._is_converted:
-                stack.enter_context(SameNumbers(torch.float64))
-                # What is checkpointed would be computed again outside of this block.
-                stack.enter_context(without_checkpointing())
-            return loss(model, batch, **self._arguments)
-
-
-def _own(leaf: Any) -> Any:  # noqa: ANN401 (any part of a batch)
-    """Return a tensor of its own, because a loss may write into its batch."""
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
-
-
-def _telling(here: Here, number: int) -> Tensor:
-    """Return the places, in order, of the largest losses and of the smallest by turns.
-
-    A single one is the largest at the start of a run and, later, that at the lower quarter: it is
-    learned where others are, and has a derivative left.
-    """
-    order = here.losses.detach().cpu().argsort(descending=True)
-    if number == 1 and here.is_late:
-        return order[-1 - len(order) // 4][None]
-    ends = torch.stack([order, order.flip(0)], dim=1).flatten()[:number]
-    return ends.sort().values
 
 
 def _how_many(routine: Routine, here: Here) -> int:
@@ -287,7 +178,7 @@ def _second_derivative(routine: Routine, here: Here, *, coarse: bool = False) ->
     state = with_buffers_traced(here.state if coarse else exact_state(here.state))
     with routine.reading(state), routine.binding.kept(), named_refusals(here.step):
         whole = len(here.term.indices)
-        if routine.own is not None:  # it may have a row for each example of a whole batch
+        if here.is_whole or routine.own is not None:  # which may have a row for each example
             return _product(routine, here, state, whole, coarse=coarse)
         few = _how_many(routine, here)
         if routine.statistics is None and here.losses.any():  # none where nobody knows them
@@ -319,7 +210,8 @@ def _product(
     few = FewExamples(routine, here, number, alone=alone, coarse=coarse)
     row, everywhere = state["params"].detach(), routine.shapes_start
     told: dict[str, Any] = {"everywhere": everywhere, "moved": here.moved, "coarse": coarse}
-    found = compare(lambda rows: few(rows[0]), [row], **told)
+    # A hook may lose how the weight of an example moves the gradient, and nothing else.
+    found = compare(lambda rows: few(*rows), [row], besides=[few.weights], **told)
     if coarse or here.is_late or routine.layout.dtype == torch.float64 or not found.error <= LIMIT:
         return found
     own, row = FewExamples(routine, here, number, coarse=True), here.state["params"].detach()
