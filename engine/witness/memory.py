@@ -250,8 +250,8 @@ def refuse_memory(routine: Routine, z: Metaparams) -> None:
 
 
 _CONSTANT = (
-    "When a step is reversed, or its batch is asked again, that is a constant or another one, so "
-    "the metagradient would miss how it moves"
+    "The metagradient takes what is kept for a constant, and would miss how it moves with the "
+    "parameters"
 )
 
 
@@ -276,9 +276,10 @@ def _refuse_updates(routine: Routine, z: Metaparams) -> None:
     if found is not None:
         step, names = found
         raise WitnessError(
-            f"The update of optimizer {optimizer.name!r} makes another step {step} after it was "
-            f"called with another state, so it reads what that call has left in {_named(names)}. "
-            f"{_CONSTANT}. Let init return what is kept, and the update its next value."
+            f"The update of optimizer {optimizer.name!r} depends on what an earlier call has left "
+            f"in {_named(names)}: called with another state in between, it returns another result "
+            f"for step {step}. {_CONSTANT}. Let init return what is kept, and update its next "
+            "value."
         )
 
 
@@ -298,9 +299,9 @@ def _refuse_losses(routine: Routine, z: Metaparams) -> None:
     if found is not None:
         step, names = found
         raise WitnessError(
-            f"The loss of step {step} is another one after it was called with other parameters, so "
-            f"it reads what that call has left in {_named(names)}. {_CONSTANT}. Compute it anew, "
-            "or carry it in a state of the run: Routine(state=, advance=)."
+            f"The loss depends on what an earlier call has left in {_named(names)}: called with "
+            f"other parameters in between, it returns another value for step {step}. {_CONSTANT}. "
+            "Compute it anew, or carry it in a state of the run: Routine(state=, advance=)."
         )
 
 
