@@ -177,7 +177,7 @@ def test_what_the_refusal_of_a_one_cycle_says_is_taken(make):
     scheduler = lr_scheduler.OneCycleLR(given, 0.5, STEPS + 1)
     with pytest.raises(ConfigurationError, match="one number for each step") as caught:
         rates_alone(scheduler, STEPS, engine.sgd(0.9) if momentum else engine.adamw())
-    code = str(caught.value).partition("for each step: ")[2].partition(". Or")[0]
+    code = str(caught.value).partition("for each step: ")[2].partition(" (where")[0]
 
     moving = eval(code, {"engine": engine, "scheduler": scheduler, "num_steps": STEPS})
 
