@@ -41,9 +41,9 @@ def ahead(tmp_path_factory, prefect_server):
     """The same run looking ahead: its record, and how many trajectories each stage's end found."""
     store, alive, done = str(tmp_path_factory.mktemp("ahead")), [], Progress.ends
 
-    def look(self, name, kind, **more):
+    def look(self, name, kind, ref, **more):
         alive.append(len(trajectories(store)))
-        done(self, name, kind, **more)
+        done(self, name, kind, ref, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Progress, "ends", look)

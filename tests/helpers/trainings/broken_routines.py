@@ -305,7 +305,7 @@ BROKEN: dict[str, Broken] = {
         lambda: through(_count), ("first-step",), "two different states"
     ),
     "momentum one call behind": Broken(
-        remembered_momentum, ("first-step",), "two different states"
+        remembered_momentum, ("first-step",), "earlier call has left"
     ),
     "NaN at a later step": Broken(
         lambda: routine(loss=_dividing_loss, examples=_with_a_zero()),

@@ -66,6 +66,7 @@ print(build_problem(load_recipe(sys.argv[1])).digests[{BEHAVIOUR!r}])
 """
 
 
+@pytest.mark.slow
 def test_every_process_has_the_same_digest_of_metrics_from_a_set(tmp_path):
     """A set has another order in each process; a run is to go on in another one."""
     names = "{name: accuracy for name in {'a', 'bb', 'ccc', 'dddd', 'e', 'f'}}"

@@ -1,7 +1,7 @@
 """Programs of captured steps: kept between processes, and never for another step than was read.
 
-Run by name, because each compiles for long, see ``test_compiled.py``. Another process is played by
-forgetting what Dynamo has read, and once it is one.
+Run by name, because each compiles for long, see ``tests/engine/step/test_compiled.py``. Another
+process is played by forgetting what Dynamo has read, and once it is one.
 """
 
 import hashlib
