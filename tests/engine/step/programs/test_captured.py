@@ -255,7 +255,7 @@ def test_step_that_keeps_tensors_elsewhere_is_refused(monkeypatch, caplog):
 
 
 def _process(folder):
-    code = "from tests.engine.step import test_captured as t; t.main()"
+    code = "from tests.engine.step.programs import test_captured as t; t.main()"
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(folder)}
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True
