@@ -220,7 +220,7 @@ class Binding:
         self._others: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
         self._attributes: dict[str, dict[str, Any]] = {}
         self._own: dict[str, list[Any]] = {}
-        self._now: dict[str, Tensor | None] = {}
+        self._bound: dict[str, Tensor | None] = {}
         self._depth = 0
         put_back = PutBack(self._put_back, self._is_standing)
         self._corrections = [*corrections(model), lambda: put_back]
@@ -279,7 +279,7 @@ class Binding:
                 for (kept, key), tensor in zip(self._slots[name], tensors, strict=True):
                     kept[key] = tensor
             self._own.clear()
-            self._now.clear()
+            self._bound.clear()
             if self._modes is not None:
                 self._modes.train()
 
@@ -288,6 +288,7 @@ class Binding:
         if not self._depth:
             raise RuntimeError("Tensors are bound inside a block of Binding.kept only.")
         own, attributes = self._own, self._attributes
+        self._bound.update(tensors)
         for name, tensor in tensors.items():
             slots = self._slots[name]
             if name not in own:
@@ -295,8 +296,6 @@ class Binding:
             if attributes and name in attributes and tensor is not None:
                 vars(tensor).update(attributes[name])
             self._take_back(name)
-            if isinstance(own[name][0], nn.Parameter):
-                self._now[name] = tensor
             for kept, key in slots:
                 kept[key] = tensor
 
@@ -311,8 +310,9 @@ class Binding:
 
     def _put_back(self) -> None:
         """Let bound parameters be parameters that lie among the attributes of a module."""
-        standing = {id(tensor) for tensor in self._now.values()}
-        for name in self._now:
+        now = self._parameters_now()
+        standing = {id(tensor) for tensor in now.values()}
+        for name in now:
             for (kept, key), (_, attributes) in zip(
                 self._slots[name], self._others[name], strict=True
             ):
@@ -321,10 +321,19 @@ class Binding:
 
     def _is_standing(self, module: nn.Module, key: str, tensor: object) -> bool:
         """Say whether a bound parameter may be registered under this name of a module."""
-        places = (place for name in self._now for place in self._slots[name])
-        return any(tensor is each for each in self._now.values()) and any(
+        now = self._parameters_now()
+        places = (place for name in now for place in self._slots[name])
+        return any(tensor is each for each in now.values()) and any(
             kept is module._parameters and place == key for kept, place in places
         )
+
+    def _parameters_now(self) -> dict[str, Tensor | None]:
+        """Return what is bound in the place of parameters, by name; made when it is asked for."""
+        return {
+            name: tensor
+            for name, tensor in self._bound.items()
+            if isinstance(self._own[name][0], nn.Parameter)
+        }
 
     @contextmanager
     def holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:

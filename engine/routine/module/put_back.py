@@ -7,15 +7,21 @@ What a run binds is no ``nn.Parameter``, so torch would take it for an attribute
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import cache, wraps
 from typing import Any
 
 from torch import Tensor, nn
 
-_MODULE: Any = nn.Module
+_ACTIVE: list["PutBack"] = []
+"""The blocks that the process is in, the innermost last."""
 
 
 class PutBack(AbstractContextManager[None]):
     """Let modules find what is bound in them, wherever it was put back, inside the block.
+
+    Two methods of ``nn.Module`` ask the blocks that the process is in, from the first such block
+    on. They are not exchanged for each block: after each change of a class Python looks up all
+    attributes of all modules anew, which took a tenth of a small step.
 
     Args:
         refresh: Puts what is bound, and lies among the attributes, where it was bound.
@@ -25,25 +31,34 @@ class PutBack(AbstractContextManager[None]):
     def __init__(
         self, refresh: Callable[[], None], is_bound: Callable[[nn.Module, str, object], bool]
     ) -> None:
-        self._refresh, self._is_bound = refresh, is_bound
+        self.refresh, self.is_bound = refresh, is_bound
 
     def __enter__(self) -> None:
-        self._before = _MODULE._named_members, _MODULE.register_parameter
-        members, register = self._before
-        refresh, is_bound = self._refresh, self._is_bound
-
-        def named_members(module: nn.Module, *args: Any, **options: Any) -> Iterator[Any]:  # noqa: ANN401 (as torch's)
-            refresh()
-            return members(module, *args, **options)
-
-        def register_parameter(module: nn.Module, name: str, param: Tensor | None) -> None:
-            if param is None or not is_bound(module, name, param):
-                register(module, name, param)
-                return
-            vars(module).pop(name, None)
-            module._parameters[name] = param  # pyright: ignore[reportArgumentType] (in the place of one)
-
-        _MODULE._named_members, _MODULE.register_parameter = named_members, register_parameter
+        _ask_blocks()
+        _ACTIVE.append(self)
 
     def __exit__(self, *_: object) -> None:
-        _MODULE._named_members, _MODULE.register_parameter = self._before
+        _ACTIVE.remove(self)
+
+
+@cache
+def _ask_blocks() -> None:
+    """Let both methods ask the blocks, once for the process."""
+    kind: Any = nn.Module
+    members, register = kind._named_members, kind.register_parameter
+
+    @wraps(members)
+    def named_members(module: nn.Module, *args: Any, **options: Any) -> Iterator[Any]:  # noqa: ANN401 (as torch's)
+        for block in _ACTIVE:
+            block.refresh()
+        return members(module, *args, **options)
+
+    @wraps(register)
+    def register_parameter(module: nn.Module, name: str, param: Tensor | None) -> None:
+        if param is None or not any(block.is_bound(module, name, param) for block in _ACTIVE):
+            register(module, name, param)
+            return
+        vars(module).pop(name, None)
+        module._parameters[name] = param  # pyright: ignore[reportArgumentType] (in the place of one)
+
+    kind._named_members, kind.register_parameter = named_members, register_parameter
