@@ -301,6 +301,7 @@ def test_a_driver_that_names_a_signed_link_is_not_repeated():
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "text",

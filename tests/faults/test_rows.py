@@ -5,6 +5,7 @@ import pytest
 from tests.faults import chain, corruption, disk_full, store_away, two_flows
 
 
+@pytest.mark.slow
 def test_damage_is_repaired_and_named(tmp_path):
     """Whatever happens to a file, no number changes and nothing intact is made again."""
     done = list(corruption.trials(tmp_path, 8, seed=2))
@@ -29,6 +30,7 @@ def test_record_with_one_changed_value_is_damaged(tmp_path):
     assert "damaged: it has the digest" in said[0]
 
 
+@pytest.mark.slow
 def test_full_disk_stops_a_run_that_then_goes_on(tmp_path):
     """What was committed counts, what was torn does not."""
     if reason := disk_full.why_not(tmp_path):

@@ -29,6 +29,8 @@ TINY = tiny_attribution(
 NAMES = ["train-segment", "scores-file", "central-difference"]
 MOVED = "metagradient_weights"
 
+pytestmark = pytest.mark.slow
+
 cli = CliRunner()
 
 

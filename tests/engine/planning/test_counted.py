@@ -47,6 +47,7 @@ def test_small_twin_moves_along_the_exact_metagradient(recipe):
     assert not torch.equal(moved, problem.kind.value)
 
 
+@pytest.mark.slow
 def test_small_twin_is_planned_by_counting_where_its_pairs_are_missing(recipe, tmp_path):
     """A batch of twice the size takes twice the operations; bytes of a state are exact."""
     away = recipe.arguments | {"url": str(tmp_path / "nowhere")}

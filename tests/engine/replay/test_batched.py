@@ -161,6 +161,7 @@ def _plain_loss(model, batch):
     return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
+@pytest.mark.slow
 def test_code_that_keeps_tensors_is_called_plainly():
     """What it is given in a batched run is no tensor afterwards, and a log is harmless."""
     log = []

@@ -192,6 +192,7 @@ def test_worker_that_stays_has_the_data_of_the_start_that_it_works_for(tmp_path)
     assert Run(recipe, store).problem.data.fingerprint == there.data.fingerprint
 
 
+@pytest.mark.slow
 def test_notebook_descends_on_the_rows_of_now(tmp_path):
     """A table is edited, and the cell is run again."""
     (tmp_path / "rows.csv").write_text(rows(40))

@@ -54,6 +54,7 @@ def test_trained_model_has_counted_its_shards():
     assert int(model[1].num_batches_tracked) == 6 * 4
 
 
+@pytest.mark.slow
 def test_check_of_shards_of_two_passes_what_is_sound():
     """Its twins are smaller, and no layer normalizes one example."""
     run = routine(normalized(momentum=None), shards=4, learning_rate=0.05)

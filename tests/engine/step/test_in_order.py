@@ -191,6 +191,7 @@ class _Held:
         _Held.now -= self.tensor.numel()
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_part():
     """The graph of a gradient is never that of a whole batch."""
     peaks = {}

@@ -57,6 +57,7 @@ def test_each_query_has_a_square_of_predicted_and_measured_changes(width):
     assert [text.get_text() for text in legend.get_texts()] == ["1 % left out", "5 % left out"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [WIDTH, NARROW])
 def test_texts_of_many_squares_do_not_touch(width):
     """A page of 20 queries, whose numbers need as much room as any."""

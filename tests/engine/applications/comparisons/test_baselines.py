@@ -87,6 +87,7 @@ def test_random_subset_depends_on_the_seed_alone(trained):
     assert not torch.equal(pick(*trained, KEPT, 3), pick(*trained, KEPT, 4))
 
 
+@pytest.mark.slow
 def test_gradient_similarity_of_code_that_keeps_tensors():
     """A log of losses, which would be left with stand-ins of several examples at once."""
     kept = []

@@ -57,6 +57,7 @@ def test_finished_run_is_told_again_with_every_stage_cached(store, recipe):
     assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_stages_are_declared_where_nothing_else_was_loaded():
     """A command that asks has loaded no flow, which would have declared them."""
     code = (

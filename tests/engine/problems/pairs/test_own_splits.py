@@ -125,6 +125,7 @@ def test_setting_that_nothing_reads_is_refused(case, folders):
         build_problem(recipe(folders, *named, **arguments))
 
 
+@pytest.mark.slow
 def test_descent_with_trusted_pairs_runs_from_the_recipe_alone(folders, tmp_path):
     """With what was cut from them."""
     record = finish(recipe(folders, "objective"), str(tmp_path / "store"))

@@ -141,6 +141,7 @@ def test_model_that_returns_something_else_is_one_message(code, tmp_path):
         engine.metagradient(built.routine, built.output)
 
 
+@pytest.mark.slow
 def test_descent_with_a_model_of_ones_own_runs_from_the_recipe_alone(code, tmp_path):
     """From the preflight to the report, which has the shares of the sources."""
     record = finish(recipe(code, tmp_path, preflight="advise"), str(tmp_path / "store"))

@@ -290,6 +290,7 @@ def test_names_with_signs_are_names(name, tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("written", "lines"),

@@ -233,6 +233,7 @@ def test_a_training_step_calls_a_function_once():
     assert len(Sine.calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [CHANGED["rounding"], lambda x: _residual(x)])
 def test_a_graph_is_freed_with_everything_that_its_nodes_keep(change):
     """Without the garbage collector: memory would grow with the steps."""
