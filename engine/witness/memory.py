@@ -98,7 +98,7 @@ class KeptByFunctions:
             with suppress(Exception):  # a format that cannot be copied or compared
                 self._kept += _kept_numbers(name, value)
         elif _is_the_users(type(value)) and hasattr(value, "__dict__"):
-            self._kept.append(_kept_dict(name, vars(value)))
+            self._kept.append(_kept_dict(name or type(value).__name__, vars(value)))
 
 
 def _stored(code: CodeType) -> Iterator[str]:

@@ -54,7 +54,9 @@ _HELD = tuple(column[NUM_EXAMPLES:] for column in data())
 ELSEWHERE = r"reads|besides the module|does not depend|has no part"
 
 
-STATE = r"Two calls|run twice|changes|two different|outside|a counter or a cache"
+STATE = (
+    r"Two calls|run twice|changes|two different|outside|a counter or a cache|earlier call has left"
+)
 
 
 SECOND = r"second derivative|differentiated twice"
