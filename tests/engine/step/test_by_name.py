@@ -89,6 +89,7 @@ def test_metagradient_of_every_way_equals_autograd_of_the_whole_run(optimizer, m
     assert worst_error(found.gradient, expected) < 1e-11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "mode"),
     [("all", "reverse-over-reverse"), ("weights", "forward-over-reverse"), ("all", "batched")],
@@ -323,6 +324,7 @@ def test_compiler_that_fails_leaves_the_reference_and_a_warning(caplog, monkeypa
     assert "No working C++ compiler found" in caplog.text
 
 
+@pytest.mark.slow
 def test_program_that_built_in_its_batch_is_caught_at_the_second_step(caplog, monkeypatch):
     """A stale batch agrees where it was compiled, and nowhere else."""
     first = []

@@ -36,6 +36,7 @@ def towers(name):
     return build_towers(model, settings, (1, 4, 4), 12, seed=0, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "optimizer"),
     [("vit", "counts", "adamw"), ("vit", "weights", "adamw"), ("resnet", "counts", "sgd")],

@@ -110,6 +110,7 @@ def _read_when_it_is_known(net, hidden):
     return hidden - net.kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 2])
 @pytest.mark.parametrize(
     "variant",

@@ -37,6 +37,7 @@ def test_sound_shards_agree(model):
     assert seen.gradient < 1e-12
 
 
+@pytest.mark.slow
 def test_check_says_once_what_goes_by_a_shard_alone():
     """The row of shards says it, with a remedy; the result of a call has no such row."""
     run = routine(model=mlp(nn.BatchNorm1d(10), nn.GELU()), shards=2)

@@ -126,6 +126,7 @@ def _held(model: nn.Module):
     return loss(model, tuple(column[24:] for column in data())).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"vjp": "batched"}, {"vjp": "auto"}, {"unroll": 3}, {"micro_batch": 3}]
 )

@@ -331,6 +331,7 @@ def output(net):
     return cross_entropy(net(inputs.to(next(net.parameters()).dtype)), labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reversal", "clipped", "by its norm"])
 def test_float32_several_outputs_and_every_schedule_agree(name):
     """The functions are asked in float64, whatever the run computes in."""
