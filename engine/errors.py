@@ -128,7 +128,7 @@ class OutputError(EngineError, OSError):
 
 
 def words_of(error: BaseException) -> str:
-    """Return what an error says, without the stop at its end; some say nothing."""
+    """Return an error's message without its full stop; ``it says no more`` if it is empty."""
     return str(error).strip().rstrip(".") or "it says no more"
 
 

@@ -209,7 +209,7 @@ def _without_users(text: str) -> str:
 
 
 def _before_secret(part: str) -> tuple[str, str]:
-    """Return what stands before the secret that an @ ends, and stars in its place if there is one.
+    """Return the text before a secret that an @ ends, and stars in its place if there is one.
 
     Args:
         part: A URL, or a text, up to that @.

@@ -103,7 +103,7 @@ def hidden(text: str) -> str:
 
 
 def assigned_secret(text: str) -> str | None:
-    """Return what a setting holds that is a secret, in words; None if it holds none.
+    """Return the kind of secret that a setting holds, in words; None if it holds none.
 
     In a setting a colon may stand in any sentence, so only names in quotation marks have one.
     """

@@ -24,7 +24,7 @@ class FunctionMode(TorchFunctionMode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
-        """Return what the call returns; the mode is off meanwhile."""
+        """Carry out the call and return its result; the mode is off meanwhile."""
         raise NotImplementedError
 
     def __torch_function__(
@@ -67,7 +67,7 @@ def listening(mode: FunctionMode, *, in_updates: bool) -> Iterator[None]:
 
 
 def users_code(*, is_update: bool = False) -> AbstractContextManager[object]:
-    """Return what the engine calls code of the user in: the mode that listens, if one does."""
+    """Return the context in which the engine calls user code: the mode that listens, if any."""
     listener = _LISTENER.get()
     if listener is None or (is_update and not listener.in_updates):
         return _NOBODY
@@ -87,7 +87,7 @@ class OperationMode(TorchDispatchMode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:  # noqa: ANN401 (whatever the operation returns)
-        """Return what the operation returns; the mode is off meanwhile."""
+        """Carry out the operation and return its result; the mode is off meanwhile."""
         raise NotImplementedError
 
     def __torch_dispatch__(

@@ -124,7 +124,7 @@ class DeployTarget:
         return not self.variables.isdisjoint(_GPU)
 
     def job_variables(self, **wanted: Any) -> dict[str, Any]:  # noqa: ANN401 (as the template says)
-        """Return what a job is given, of what is wanted for it."""
+        """Return the variables of a job: those wanted that the pool knows, and its own."""
         in_containers = "image" in self.variables
         always: dict[str, Any] = {"env": ENVIRONMENT | SPOT if in_containers else ENVIRONMENT}
         if self.image:
@@ -345,7 +345,7 @@ def cost(recipe: Recipe) -> str:
 def _content(
     recipe: str, target: DeployTarget, changes: list[str], folder: str | None
 ) -> tuple[dict[str, Any], Recipe]:
-    """Return what a recipe says, as parameters, and the recipe with its defaults."""
+    """Return a recipe's content as parameters, and the recipe with its defaults."""
     named = {change.partition("=")[0].strip() for change in changes}
     wants_gpu = target.has_gpus and not named & {"training", "training.device"}
     on_gpu = ["training.device=cuda"] if wants_gpu else []

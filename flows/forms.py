@@ -96,7 +96,7 @@ def recipe_form(flow: Flow[..., Any], recipe: Recipe, said: Sequence[str]) -> Pa
 
 
 def recipe_values(flow: Flow[..., Any], recipe: Recipe, said: Sequence[str]) -> dict[str, Any]:
-    """Return what the fields of a recipe's form hold before anybody changes them."""
+    """Return the values of a recipe's form before anybody changes them."""
     return values(recipe, _few(_own_fields(flow)), said)
 
 

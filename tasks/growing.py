@@ -56,7 +56,7 @@ def _place(store: str, run: str) -> tuple[str, str, str]:
 
 
 def called(recipe: DescentRecipe) -> str:
-    """Return what artifacts of a recipe's runs are called by.
+    """Return the stem of the names of a run's artifacts.
 
     A measurement has the recipe that it measures, whose own report would be under what is newer.
     """

@@ -42,7 +42,7 @@ class Metaparameter:
 
     @classmethod
     def chart(cls, recipe: DescentRecipe, before: Tensor, after: Tensor) -> Chart:
-        """Return what there is to show of a descent.
+        """Return the chart of this metaparameter in the report of a descent.
 
         Args:
             recipe: Settings of the run.
@@ -129,7 +129,7 @@ class Metaparameter:
         return None
 
     def found(self) -> Tensor | None:
-        """Return what a library found when the kind was made, such as clusters, or None.
+        """Return numbers that a library computed when the kind was made, such as clusters, or None.
 
         Another version of the library may find others, so it counts in the names of stages.
         """

@@ -12,7 +12,7 @@ class Own(Metaparameter):
 
     @classmethod
     def start(cls, setup: Setup) -> Metaparameter:
-        """Return what the problem brings."""
+        """Return the metaparameter that the problem defines."""
         return setup.own()
 
 

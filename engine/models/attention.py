@@ -116,7 +116,7 @@ def fused(  # noqa: PLR0913 (what ``AttentionOptions`` holds, which a compiler t
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """Return what rows read, of tensors with four axes."""
+    """Return the result of attention on tensors with four axes."""
     out, _ = _Attention.apply(query, key, value, mask, kept, is_causal, scale, dropout)  # pyright: ignore[reportGeneralTypeIssues]
     return out
 

@@ -57,7 +57,7 @@ class AttentionOptions(NamedTuple):
 def forward_pass(
     query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
 ) -> tuple[Tensor, Tensor]:
-    """Return what the rows read, and the logarithm of the sum of each row's exponentials.
+    """Return the result of attention, and the log-sum-exp of each row's scores.
 
     Shapes (batch, heads, rows, features) and (batch, heads, rows).
     """
@@ -220,7 +220,7 @@ class _Matrix:
         return self.scores(heads, rows, columns).sub_(sums).exp_()
 
     def dropped(self, heads: slice, rows: slice, columns: slice) -> Callable[[Tensor], Tensor]:
-        """Return what multiplies a block by m, in place."""
+        """Return a function that multiplies a block by m, in place."""
         if self._kept is None:
             return lambda block: block
         shares = self._kept[heads, rows, columns].to(self.query.dtype)
@@ -231,7 +231,7 @@ class _Matrix:
 def _blocked(
     query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
 ) -> tuple[Tensor, Tensor]:
-    """Return what ``forward_pass`` does, where torch has no fused kernel."""
+    """Compute ``forward_pass`` in blocks, where torch has no fused kernel."""
     sums = query.new_zeros(query.shape[:-1])
     matrix = _Matrix(Passed(query, key, value, query, sums, options))
     out, flat_sums = torch.zeros_like(matrix.query), sums.view(matrix.query.shape[:2])
@@ -247,7 +247,7 @@ def _blocked(
 
 
 def _blocked_pull(cotangent: Tensor, passed: Passed) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what ``pull`` does, where torch has no fused kernel."""
+    """Compute ``pull`` in blocks, where torch has no fused kernel."""
     matrix = _Matrix(passed)
     given, d = _flat(cotangent), matrix.row_sums(cotangent)
     dq, dk, dv = (torch.zeros_like(each) for each in (matrix.query, matrix.key, matrix.value))

@@ -24,7 +24,7 @@ def forward_pass(  # noqa: PLR0913 (an operation takes no tuple)
     scale: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return what ``engine.models.attention_blocks.forward_pass`` does."""
+    """Compute ``engine.models.attention_blocks.forward_pass``, as an operation of torch."""
     return passes.forward_pass(
         query, key, value, AttentionOptions(mask, kept, is_causal, scale, dropout)
     )
@@ -49,7 +49,7 @@ def pull(  # noqa: PLR0913 (an operation takes no tuple)
     scale: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what ``engine.models.attention_blocks.pull`` does."""
+    """Compute ``engine.models.attention_blocks.pull``, as an operation of torch."""
     options = AttentionOptions(mask, kept, is_causal, scale, dropout)
     passed = Passed(query, key, value, out, sums, options)
     return passes.pull(cotangent, passed)
@@ -79,7 +79,7 @@ def second_pull(  # noqa: PLR0913 (an operation takes no tuple)
     ddk: Tensor,
     ddv: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return what ``engine.models.attention_blocks.second_pull`` does."""
+    """Compute ``engine.models.attention_blocks.second_pull``, as an operation of torch."""
     options = AttentionOptions(mask, kept, is_causal, scale, dropout)
     passed = Passed(query, key, value, out, sums, options)
     return passes.second_pull(cotangent, passed, ddq, ddk, ddv)

@@ -59,7 +59,7 @@ class MeasuredRun:
         return [part for part in self.parts(length) if part.start >= first]
 
     def schedule_choice(self, length: int) -> ScheduleChoice:
-        """Return what schedules for segments of at most so many steps are chosen from."""
+        """Return the choice of schedules for segments of at most so many steps."""
         replay, routine = self.recipe.replay, self.problem.routine
         return ScheduleChoice(
             base=replay.model_copy(update={"steps_per_segment": length}),
@@ -158,7 +158,7 @@ def num_compared(recipe: DescentRecipe) -> int:
 
 
 def choose(measured: MeasuredRun, lengths: list[int]) -> list[Alternative]:
-    """Return what is worth a try and fits, the fastest first; equally fast ones by memory.
+    """Return the alternatives to measure that fit, the fastest first; equally fast ones by memory.
 
     Args:
         measured: The run.

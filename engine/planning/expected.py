@@ -104,7 +104,7 @@ class Expected:
         return [replace(each, kind="reverse", weight=whole * each.weight) for each in works]
 
     def outer_step(self) -> list[Work]:
-        """Return what an outer step has beside its training: seed, sweep and update."""
+        """Return the work of an outer step besides its training: seed, sweep and update."""
         seconds = self.plan.seconds if self.plan else None
         return [
             Work("seed", seconds.seed if seconds else _SCORING_STEPS),

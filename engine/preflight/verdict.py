@@ -144,7 +144,7 @@ class CheckReport(Document):
         return next(check for check in self.checks if check.name == name)
 
     def gate(self, mode: PreflightMode) -> list[str]:
-        """Return what did not pass, in sentences; stop a run that is refused, unless told not to.
+        """Return the checks that did not pass, in sentences; stop a refused run unless told not to.
 
         Raises:
             UntrustworthyError: If the verdict is ``refuse`` and the mode ``enforce``.
@@ -175,7 +175,7 @@ class CheckReport(Document):
 
 
 def heed_later(found: Sequence[str], mode: PreflightMode) -> Sequence[str]:
-    """Return what was found to be wrong in later steps; stop the run, unless told not to.
+    """Return the defects found in later steps; stop the run, unless told not to.
 
     Args:
         found: What was found, in words; see ``engine.replay.refusals.later_steps``.

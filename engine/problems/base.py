@@ -302,7 +302,7 @@ def _refused(name: str, given: Any, what: str, remedy: str = "") -> Configuratio
 
 
 def _entries(name: str, given: Any, what: str) -> tuple[Any, ...]:  # noqa: ANN401 (a list, an array, a column)
-    """Return what a list, a tuple, an array, a tensor or a column of a table holds."""
+    """Return the entries of a list, a tuple, an array, a tensor or a column of a table."""
     listed = given.tolist() if hasattr(given, "tolist") else given
     if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
         raise _refused(name, given, f"a list of {what}")

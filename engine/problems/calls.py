@@ -22,7 +22,7 @@ from engine.routine.diagnosis import MIXED_FORMATS
 
 
 def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
-    """Return what a recipe's problem makes of its arguments.
+    """Call a recipe's problem function with its arguments, and return the problem.
 
     Args:
         recipe: Names the function.

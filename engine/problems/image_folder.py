@@ -290,7 +290,7 @@ def _content(url: str, path: str) -> bytes:
 
 
 def _shown(url: str, names: list[str]) -> Callable[[int], Any]:
-    """Return what opens the picture of a candidate, whole and in its own size."""
+    """Return the function that opens the picture of a candidate, whole and in its own size."""
 
     def show(place: int) -> Any:  # noqa: ANN401 (an image of Pillow)
         return shown_picture(_content(url, names[place]))

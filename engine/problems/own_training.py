@@ -41,7 +41,7 @@ RATE_SETTINGS = (
 
 
 def training_parts(recipe: DescentRecipe, problem: Problem, num_examples: int) -> dict[str, Any]:
-    """Return what ``Routine`` is given for optimizer, rates, order and a state of one's own.
+    """Return the arguments of ``Routine`` for optimizer, rates, order and a state of one's own.
 
     A sampler draws under the run's seed, whenever and wherever it is read.
 
@@ -182,7 +182,7 @@ def _is_cached(member: object) -> bool:
 
 
 def _whole(leaf: Any) -> Any:  # noqa: ANN401 (whatever a kind holds)
-    """Return what has another text for other bits: that of an array leaves most of them out."""
+    """Return a leaf whose text differs where its bits do: an array's text leaves most out."""
     if isinstance(leaf, Tensor):
         return fingerprint(leaf.detach())
     if isinstance(leaf, np.ndarray):

@@ -140,7 +140,7 @@ def check_choice(outer: OuterSettings, scores: Mapping[str, Any]) -> None:
 
 
 def _found(name: str, metric: Metric, model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 (any batch)
-    """Return what a metric is.
+    """Return the value of a metric of a model on a batch.
 
     Raises:
         ConfigurationError: If it fails; says in which line.

@@ -52,11 +52,11 @@ class AtFoot(Live):
             write()
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Return what is printed, after what takes away the picture that is there."""
+        """Return the printed renderables, after the signs that take the live view away."""
         return [*self._folds(), *super().process_renderables(renderables)]
 
     def _folds(self) -> list[Control]:
-        """Return what goes up the rows that came of folds, and erases them."""
+        """Return the controls that go up the rows which folding added, and erase them."""
         width = max(self.console.width, 1)
         rows = sum((each - 1) // width for each in self._noted.widths if each > width)
         self._noted.widths = []

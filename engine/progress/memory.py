@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def memory_in_words() -> str:
-    """Return what this process holds, e.g. ``1.2 GB, and 3.4 GB on the GPU``; empty if unknown."""
+    """Return the memory of this process, e.g. ``1.2 GB, and 3.4 GB on the GPU``; or nothing."""
     parts: list[str] = []
     with suppress(OSError, ValueError, IndexError):
         pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])

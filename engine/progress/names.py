@@ -63,7 +63,7 @@ _PARTS = {
 
 
 def in_words(name: str, *, has_outer_steps: bool = True) -> str:
-    """Return what a stage does, e.g. ``training steps 0 to 60 of outer step 3``.
+    """Return the name of a stage in words, e.g. ``training steps 0 to 60 of outer step 3``.
 
     Args:
         name: Name of the stage in its run, e.g. ``train[3] 0-60``; one of another form stays as it
@@ -89,7 +89,7 @@ def in_words(name: str, *, has_outer_steps: bool = True) -> str:
 
 
 def part_in_words(kind: str) -> str:
-    """Return what the stages of a kind do, e.g. ``Training`` or ``Training without examples``."""
+    """Return a kind of stage in words, e.g. ``Training`` or ``Training without examples``."""
     return capital({**_VERBS, **_PARTS}.get(kind, kind.replace("-", " ")))
 
 

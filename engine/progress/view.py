@@ -153,7 +153,7 @@ def _step(stage: Running) -> str:
 
 
 def _facts(seen: Snapshot) -> list[str]:
-    """Return what else there is to know, in a line or two."""
+    """Return the facts below the bars, in a line or two."""
     facts: list[str] = []
     if seen.outer and seen.best is not None:
         last, best = seen.outer[-1], seen.outer[seen.best]

@@ -62,7 +62,7 @@ def kinds() -> dict[str, Kind]:
 
 
 def find(place: str) -> Any:  # noqa: ANN401 (whatever a kind names)
-    """Return what a kind names as ``module:name``."""
+    """Return the object that a kind names as ``module:name``."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def find_member(package: str, name: str, last: str) -> Any:  # noqa: ANN401 (what the file ends with)
-    """Return what the file of a name ends with; it is imported when it is first asked for.
+    """Return the attribute ``last`` of a member's file, which is imported on first use.
 
     Args:
         package: Folder of the members, ``engine.models`` for example.

@@ -185,7 +185,7 @@ def replay_from(options: Mapping[str, Any], call: str, others: tuple[str, ...]) 
 
 
 def _as_number(value: Any) -> Any:  # noqa: ANN401 (whatever was handed in)
-    """Return what a scalar of numpy or torch holds, and anything else as it is."""
+    """Return the number in a scalar of numpy or torch, and anything else as it is."""
     return value.item() if getattr(value, "shape", None) == () else value
 
 

@@ -35,14 +35,14 @@ def shipped_names() -> list[str]:
 
 
 def expected_seconds() -> dict[str, float]:
-    """Return what runs of shipped recipes take on one CPU core, by name, where that is known."""
+    """Return the seconds of runs of shipped recipes on one CPU core, by name, where known."""
     import json
 
     return json.loads(EXPECTED.read_text(encoding="utf-8")) if EXPECTED.is_file() else {}
 
 
 def shipped_summaries() -> list[dict[str, Any]]:
-    """Return what each shipped recipe is and asks for, as its file says; loads no kind.
+    """Return name, sentence and needs of each shipped recipe, as its file says; loads no kind.
 
     Name, kind and description; the data that have to be there; whether it is of no use without a
     GPU; and the seconds that a run takes on one CPU core, None if nobody has measured them.

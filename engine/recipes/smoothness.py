@@ -50,7 +50,7 @@ class SmoothnessSettings(Settings):
     enough and comes to the same."""
 
     def named(self) -> dict[str, Any]:
-        """Return what names a run: how trainings are carried out, if that is not the default."""
+        """Return the settings that name a run: how trainings are carried out, if not by default."""
         default = type(self).model_fields["retraining"].default
         hidden = {"retraining"} if self.retraining is default else set[str]()
         return self.model_dump(mode="json", exclude=hidden)
@@ -137,7 +137,7 @@ class SmoothSearchRecipe(DescentRecipe):
         return list(self.routines().values())
 
     def changes_to_try(self) -> list[tuple[str, Any]]:
-        """Return what the grid and the list change."""
+        """Return the changes that the grid and the list ask for."""
         listed = (pair for each in self.search.candidates for pair in each.items())
         return [*self.search.grid.items(), *listed]
 

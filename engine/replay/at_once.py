@@ -29,7 +29,7 @@ def at_once(routine: Routine) -> int:
 
 
 def _kept_bytes(routine: Routine) -> int:
-    """Return what the loss of the first step keeps for its backward pass, each storage once."""
+    """Return the bytes kept for the backward pass of the first step's loss, each storage once."""
     found: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:

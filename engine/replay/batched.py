@@ -232,7 +232,7 @@ def _train_one_by_one(part: Sequence[_Run]) -> Iterator[_Trained]:
 
 
 def _train_batched(part: Sequence[_Run]) -> list[_Trained] | None:
-    """Return what each run came to; None if a later step does what step 0 did not."""
+    """Train runs together and return their results; None if a later step differs from step 0."""
     runs, points = zip(*part, strict=True)
     z, states, losses = _stacked(points), _initial_states(runs, points), PerStep()
     heard = listening()

@@ -208,7 +208,7 @@ def _along(routine: Routine, direction: Tensor) -> Callable[[nn.Module], Tensor]
 
 
 def shares_outside(parts: Tensor, derivative: Tensor) -> Tensor:
-    """Return what is left of a derivative beyond its first 0, 1, ... components, over its norm.
+    """Return the norm of a derivative beyond its first 0, 1, ... components, over its whole norm.
 
     Args:
         parts: Its components along the directions, shape (K,).

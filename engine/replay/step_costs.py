@@ -163,7 +163,7 @@ def median_seconds(
 
 
 def graph_bytes(routine: Routine, state: State, z: Metaparams, step: int) -> int:
-    """Return what the graph of a step keeps, the state that it starts from included.
+    """Return the bytes that a step's graph keeps, the state that it starts from included.
 
     On a GPU it is the difference in allocated memory; on a CPU the sum over tensors that autograd
     saves, each storage once.

@@ -190,7 +190,7 @@ def _num_borders(maker: NamedScheduleMaker, length: int) -> int:
 
 
 def _seconds(cost: Cost, costs: StepCosts) -> float:
-    """Return what reversing a segment takes, without what handing it on takes."""
+    """Return the seconds of reversing a segment, without those of handing it on."""
     untraced = cost.reverse_steps - cost.traced_steps
     transfers = cost.saves[Tier.HOST] + cost.loads[Tier.HOST]
     return (

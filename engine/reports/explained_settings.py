@@ -86,7 +86,7 @@ def _explained(one: Setting, origin: str) -> Explained:
 
 
 def _words(annotation: Any) -> tuple[str, ...]:  # noqa: ANN401 (any type)
-    """Return what a setting may be, if its type lists that."""
+    """Return the values that a setting may have, if its type lists them."""
     if annotation is bool:
         return "true", "false"
     if isinstance(annotation, type) and issubclass(annotation, Enum):

@@ -126,7 +126,7 @@ def _arguments(recipe: DescentRecipe) -> Iterator[Setting]:
 
 
 def meaning_of(field: FieldInfo) -> str:
-    """Return what a setting means, in a line; empty for an argument without a description."""
+    """Return the meaning of a setting in a line; empty for an argument without a description."""
     return " ".join((field.description or "").replace("``", "").split())
 
 

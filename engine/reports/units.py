@@ -70,7 +70,7 @@ _SHARES = ("accuracy", "text_to_image")
 
 
 def measures(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Return what scores hold besides the loss: accuracy, and metrics of a problem's own."""
+    """Return the scores besides the loss: accuracy, and metrics of a problem's own."""
     return {
         name: float(value)
         for name, value in scores.items()

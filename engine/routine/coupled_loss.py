@@ -31,7 +31,7 @@ class CoupledLoss(Protocol):
         ...
 
     def embed(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return what is known of each example by itself, shape (batch, ...).
+        """Return the embedding of each example by itself, shape (batch, ...).
 
         A row must depend on its own example only; ``engine.replay.refusals.first_step`` compares.
         """

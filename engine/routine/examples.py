@@ -285,7 +285,7 @@ def _column(given: Any, place: str) -> Tensor:  # noqa: ANN401 (whatever is hand
 
 
 def _tensor(given: Any, place: str) -> Tensor:  # noqa: ANN401 (whatever is like an array)
-    """Return what is like an array as a tensor, whatever order its bytes and rows lie in."""
+    """Return an array as a tensor, whatever order its bytes and rows lie in."""
     if not hasattr(given, "__array__"):
         return torch.as_tensor(given)
     if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):

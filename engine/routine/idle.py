@@ -292,7 +292,7 @@ def update_used(  # noqa: PLR0913 (the parts of an update)
     step: int,
     used: Tensor | None,
 ) -> State:
-    """Return what an optimizer makes of a gradient that some tensors have no part in.
+    """Return the state after an update with a gradient that some tensors have no part in.
 
     Args:
         optimizer: Moves the parameters.

@@ -56,7 +56,7 @@ class Term:
 
 
 def one_each(losses: Any, count: int) -> Tensor:  # noqa: ANN401 (whatever the loss returned)
-    """Return what a loss returned, if it is one number for each of ``count`` examples.
+    """Return the losses, after checking that they are one number for each of ``count`` examples.
 
     Raises:
         ConfigurationError: If it is something else.

@@ -272,7 +272,7 @@ class _Parts:
 
 
 def _named(prefix: str, given: Mapping[str, _Value]) -> dict[str, _Value]:
-    """Return what belongs to one of the two parts, by the names that it knows."""
+    """Return the values that belong to one of the two parts, under that part's own names."""
     if prefix:
         return {n.removeprefix(prefix): v for n, v in given.items() if n.startswith(prefix)}
     return {name: value for name, value in given.items() if not name.startswith(REST)}

@@ -55,7 +55,7 @@ class OwnState:
 
     @classmethod
     def of(cls, given: Any, advance: Any, params: Mapping[str, Tensor]) -> "OwnState | None":  # noqa: ANN401 (whatever was handed in)
-        """Return what a problem keeps; None if it is nothing.
+        """Return a problem's own state as given; None if it has none.
 
         Raises:
             ConfigurationError: If it is not tensors by name, or nothing moves it.

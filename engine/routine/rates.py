@@ -158,7 +158,7 @@ def _stepped(scheduler: LRScheduler, num_steps: int) -> list[list[dict[str, Any]
 
 
 def emptied(optimizer: torch.optim.Optimizer) -> dict[int, Any]:
-    """Return what ``copy.deepcopy`` is told, to copy an optimizer with empty parameters."""
+    """Return the memo for ``copy.deepcopy`` that copies an optimizer with empty parameters."""
     return {
         id(p): torch.zeros(0, requires_grad=True)
         for group in optimizer.param_groups

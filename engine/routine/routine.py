@@ -213,7 +213,7 @@ class Routine(HeldModule):
         return any(kind.shapes_start for kind in self.metaparameters.values())
 
     def hyperparameters(self, z: Metaparams, step: int) -> Hyperparameters:
-        """Return what the optimizer reads at ``step``, with z's share in it."""
+        """Return the optimizer's hyperparameters at ``step``, with z's share in them."""
         rate = self.learning_rate
         hyper: dict[str, float | Tensor] = {
             **self.optimizer.at(step),
@@ -232,7 +232,7 @@ class Routine(HeldModule):
         step: int,
         used: Tensor | None = None,
     ) -> State:
-        """Return what the optimizer makes of a gradient, without the running statistics.
+        """Return the state after an update with a gradient, without the running statistics.
 
         Args:
             state: s_t.

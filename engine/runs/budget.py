@@ -101,7 +101,7 @@ class Budget:
         return record is not None and record.get("run") == self._run
 
     def _added(self, record: dict[str, Any], *, with_bytes: bool) -> Spending:
-        """Return what is spent with a stage; its time counts once, whichever start asks for it."""
+        """Return the spending with a stage added; its time counts once for all starts."""
         counted = str(record.get("attempt")) in self._before
         return Spending(
             stages=self.spent.stages + (not counted),

@@ -328,7 +328,7 @@ def _changes(recipes: list[dict[str, Any]]) -> list[str]:
 
 
 def _described_parts(store: str, parts: Mapping[str, str]) -> list[Part]:
-    """Return what came of the parts of a run that have begun, in the order in which it has them."""
+    """Return the parts of a run that have begun, in the run's order."""
     with store_errors(store):
         there = set(list_runs(store)).intersection(parts) if parts else set()
         found = [stored_run(store, name) for name in parts if name in there]

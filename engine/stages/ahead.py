@@ -68,7 +68,7 @@ class _Ahead:
             self._made = self._stage.compute(self._run), time.perf_counter() - begun
 
     def wait(self) -> "tuple[Made, float] | None":
-        """Return what was made, and how long that took; show meanwhile how far it is."""
+        """Return the value made ahead and its seconds; show meanwhile how far it is."""
         heard = listening()
         words = [] if heard is None else heard.words
         while self._thread.is_alive():
@@ -119,7 +119,7 @@ def made_ahead(stage: "Stage[[]]", run: Run) -> Iterator[None]:
 
 
 def taken(stage: "Stage[...]", run: Run, key: str) -> "tuple[Made, float] | None":
-    """Return what was made ahead of a stage that is asked for now, and the seconds that it took.
+    """Return the value made ahead of a stage that is asked for now, and its seconds; None if none.
 
     Args:
         stage: Stage that is asked for.

@@ -291,7 +291,7 @@ def read_origin(store: str, ref: Ref) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def read_inputs(store: str, ref: Ref) -> dict[str, Any]:
-    """Return what a stage was made from: references and plain values.
+    """Return the inputs of a stage: references and plain values.
 
     Raises:
         StoreError: If the stage is not committed, or its record is damaged; also later, where an

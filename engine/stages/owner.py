@@ -39,7 +39,7 @@ def _machine() -> str:
 
 
 def this_process() -> Owner:
-    """Return what tells this process from all others, of this machine and of others."""
+    """Return an identifier of this process among all others, of this machine and of others."""
     pid = os.getpid()
     return Owner(machine=_machine(), pid=pid, start=_process_start(pid))
 

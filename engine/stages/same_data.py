@@ -115,7 +115,7 @@ def check_data(store: str, run: str, problem: "BuiltProblem", name: str) -> None
 
 
 def _differing(there: BegunWith, here: BegunWith) -> list[str]:
-    """Return what differs, by its name in messages; behaviour only where nothing else does."""
+    """Return the names of the parts that differ; behaviour only where nothing else does."""
     found = [
         what
         for what in sorted(here.digests.keys() | there.digests.keys())
@@ -154,7 +154,7 @@ def _of(problem: "BuiltProblem") -> BegunWith:
 
 
 def _read(store: str, run: str) -> BegunWith | None:
-    """Return what a run has noted; None if it has not, or that cannot be understood."""
+    """Return the note of a run on its data; None if it has none, or none that can be understood."""
     url = run_file(store, run, DATA)
     found: dict[str, Any] | None = read_records([url], largest=SMALL).get(url)
     try:

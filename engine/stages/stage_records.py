@@ -78,7 +78,7 @@ class Recorded(dict[str, Any]):
 
 
 def intact_record(folder: str) -> StageRecord:
-    """Return what commits a stage, if every value is the one that was committed."""
+    """Return the record that commits a stage, if every value is the one that was committed."""
     url = join(folder, RECORD)
     content = read_record(url)
     expected = content.get("digest")
@@ -92,7 +92,7 @@ def intact_record(folder: str) -> StageRecord:
 
 
 def record_of(store: str, ref: Ref) -> StageRecord:
-    """Return what commits a certain stage with the bits that a reference names.
+    """Return the record that commits a certain stage with the bits that a reference names.
 
     Raises:
         CheckpointMissingError: If nothing does.
@@ -112,7 +112,7 @@ def record_of(store: str, ref: Ref) -> StageRecord:
 
 
 def any_record(folder: str) -> StageRecord | None:
-    """Return what commits a stage, or None if nothing does, or it is damaged."""
+    """Return the record that commits a stage, or None if there is none or it is damaged."""
     try:
         return read_model(join(folder, RECORD), StageRecord)
     except (CheckpointMissingError, CheckpointCorruptError):

@@ -38,7 +38,7 @@ class GraphPull(Protocol):
     def __call__(
         self, opened: Callable[[], StepGraph], cotangent: State, *, to_state: bool
     ) -> tuple[State, Metaparams]:
-        """Return what ``step_vjp`` does."""
+        """Compute ``step_vjp``."""
         ...
 
 

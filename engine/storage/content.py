@@ -87,7 +87,7 @@ def is_tar(head: bytes) -> bool:
 
 
 def kind_of(head: bytes) -> str | None:
-    """Return what a file is that is no text, in words; None if it may be one."""
+    """Return the format of a file that is no text, in words; None if it may be text."""
     name = compression(head)
     if name is not None:
         return f"compressed by {name}"

@@ -57,7 +57,7 @@ class Data:
 
 
 def list_data(url: str) -> Data:
-    """Return what is below a folder of data; links are followed, for people make folders of them.
+    """List the files below a folder of data; links are followed, for people make folders of them.
 
     A link that leads to a folder above is not, since it would never end.
     """

@@ -110,7 +110,7 @@ class Description:
         return cls.checked(layout, _counted(content["num_rows"]), dict(content["attributes"]))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``from_json`` reads."""
+        """Return the document that ``from_json`` reads."""
         layout = {
             name: {"size": size, "dtype": str(dtype).removeprefix("torch.")}
             for name, (size, dtype) in self.layout.items()
@@ -240,7 +240,7 @@ def open_array(
 
 
 def _array_document(num_rows: int, size: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Return what ``create_group`` writes of an array, without what is empty."""
+    """Return the document that ``create_group`` writes for an array, without empty fields."""
     chunk = [1, chunk_length(size, dtype)]
     return {
         "zarr_format": 3,

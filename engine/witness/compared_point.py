@@ -151,7 +151,7 @@ def _moved(layout: Layout, flat: Tensor, drawn: torch.Generator, from_zero: floa
 def engine_step(
     routine: Routine, term: Term, z: Metaparams, step: int, state: State
 ) -> StepNumbers:
-    """Return what the engine finds, and refuse graphs that begin elsewhere."""
+    """Return the engine's numbers of a step, and refuse graphs that begin elsewhere."""
     # No copy: in a run, too, a step reads the same memory when it is run again.
     params = state["params"].detach().requires_grad_()
     frozen = Frozen(routine.model, routine, params)
@@ -182,7 +182,7 @@ def engine_step(
 
 
 def updated(routine: Routine, state: State, gradient: Tensor, z: Metaparams, step: int) -> State:
-    """Return what the optimizer moves, and the problem's own state, after an update.
+    """Return the tensors that the optimizer moves, and the problem's own state, after an update.
 
     In shards the gradient is that of one, and its hooks are a part of what is compared.
     """

@@ -29,7 +29,7 @@ _TYPE_CHECKS = ("<@beartype", "/beartype/", "/typeguard/")
 
 
 def undrawn(what: str, call: Callable[[], _Value], *owners: object) -> _Value:
-    """Return what a call returns; refuse one that draws from a generator that is not seeded.
+    """Return the result of a call; refuse one that draws from a generator that is not seeded.
 
     Args:
         what: Name of what is called, for messages.

@@ -173,7 +173,7 @@ _DECLARED = (
 
 
 def _cure_of_buffer(is_own: bool) -> str:
-    """Return what to do about a buffer that moves, and which no state holds."""
+    """Return the remedy for a buffer that moves, and which no state holds."""
     if not is_own:
         return (
             "It moves in the module that you handed in, and not in the run's copy of it: by a "
@@ -292,7 +292,7 @@ def in_place(given: nn.Module, routine: Routine, state: State) -> Iterator[InPla
 
 
 def _attributes(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return what a module holds, so that it can be put back: a step may leave caches in it."""
+    """Return a module's attributes, so that they can be put back: a step may leave caches in it."""
     inner: list[dict[str, Any]] = [module._parameters, module._buffers, module._modules]  # pyright: ignore[reportAssignmentType] (of any value)
     return [(held, dict(held)) for held in (vars(module), *inner)]
 

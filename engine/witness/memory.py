@@ -319,7 +319,7 @@ def _first_that_reads(
 
 
 def _read_again(memory: KeptByFunctions, call: _Call, step: int) -> Sequence[str]:
-    """Return what a call writes into and reads, if it makes something else of what another left.
+    """Return the names of memory that a call fills, if its value depends on what another left.
 
     Args:
         memory: What it can reach, and has when this begins and ends.

@@ -46,7 +46,7 @@ def read_by_outputs(routine: Routine, state: State) -> list[str]:
 
 
 def own_output(place: InPlace, output: Output) -> Tensor:
-    """Return what an output is of the handed-in module itself, without a graph.
+    """Return the value of an output by the handed-in module itself, without a graph.
 
     Args:
         place: Where the state is; it is put there anew.

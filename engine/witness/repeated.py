@@ -120,7 +120,7 @@ class FirstCalls:
         self._values: list[tuple[Output, Tensor]] = []
 
     def _probe(self) -> Tensor | None:
-        """Return what the hooks of parameters make of one gradient."""
+        """Return one gradient after the hooks of the parameters."""
         routine = self._routine
         if not routine.hooks:
             return None

@@ -52,7 +52,7 @@ def exact_run(routine: Routine, dtype: torch.dtype = torch.float64) -> Routine:
 
 
 def exact_state(state: State) -> State:
-    """Return what a loss reads of a state, in float64."""
+    """Return the part of a state that a loss reads, in float64."""
     return {name: exact(state[name]) for name in ("params", BUFFERS, OWN) if name in state}
 
 

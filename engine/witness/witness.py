@@ -230,7 +230,7 @@ def _answers(
 
 
 def _told_once(notes: Sequence[str]) -> str:
-    """Return what was seen in one text, without what is empty or said already."""
+    """Return the notes as one text, without empty ones and repetitions."""
     return " ".join(dict.fromkeys(filter(None, notes)))
 
 

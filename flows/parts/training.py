@@ -60,7 +60,7 @@ def hand_in_training(
 
 
 def _last(state: _Made | None) -> _Made:
-    """Return what the last segment made; a run has at least one."""
+    """Return the result of the last segment; a run has at least one."""
     assert state is not None
     return state
 

@@ -60,7 +60,7 @@ def _printable(text: str) -> str:
 
 
 def _shown(words: str) -> str:
-    """Return what is at work, without what does not print, and as long as a line is."""
+    """Return the words for a stage at work, without unprintable signs, cut to one line."""
     return "".join(each for each in words if each.isprintable())[:_LONGEST]
 
 
@@ -201,7 +201,7 @@ def told(run: Run, stage: str, key: str, name: str) -> Iterator[None]:
 
 
 def _channel(run: Run, name: str) -> _Channel:
-    """Return what the flow hears of this process."""
+    """Return the channel from this process to the flow."""
     folder = run.file(PROGRESS)
     if run.recipe.workers.runner is RunnerName.DASK:
         from distributed import get_worker
@@ -280,7 +280,7 @@ class Elsewhere:
         return []
 
     def _seconds(self, ref: Ref) -> float | None:
-        """Return what a stage took; None if that cannot be read."""
+        """Return the seconds of a stage; None if they cannot be read."""
         with suppress(Exception):
             record = read_record(stage_record_url(self._store, ref.stage, ref.key))
             return None if record is None else number_in(record, "seconds")

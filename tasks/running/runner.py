@@ -258,5 +258,5 @@ def _free_memory(_task: Task[..., Ref], _task_run: TaskRun, state: State[Ref]) -
 
 
 def stage_tags(recipe: DescentRecipe) -> set[str]:
-    """Return what Prefect's limits count stages by: ``gpu`` for those that compute on one."""
+    """Return the tags by which Prefect's limits count stages: ``gpu`` where one is used."""
     return {GPU_TAG} if recipe.training.device.startswith("cuda") else set()

@@ -225,7 +225,7 @@ class AttributionRecord(FinishedRun):
         }
 
     def content(self, store: str) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the record as the JSON object that ``--json`` prints."""
         return {**super().content(store), "scores": self.url(store, SCORES)}
 
 

@@ -241,7 +241,7 @@ def _judged(
     trainings: dict[float, tuple[Tensor, Tensor]],
     lds: dict[str, dict[float, Interval]],
 ) -> list[Section]:
-    """Return what trainings without random subsets say of the scores; nothing without any."""
+    """Return the sections that compare the scores with trainings without random subsets, if any."""
     if not trainings:
         return []
     figures = _predictions(scores, trainings)

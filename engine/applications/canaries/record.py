@@ -132,7 +132,7 @@ class CanariesRecord(FinishedRun):
         ]
 
     def arrays(self) -> dict[str, Ref]:
-        """Return what each outer step and each audit made."""
+        """Return references to the results of each outer step and of each audit."""
         moved = {f"moved[{number}]": ref for number, ref in enumerate(self.moved)}
         return moved | {f"audit[{name}]": ref for name, ref in self.audited.items()}
 

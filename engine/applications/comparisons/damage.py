@@ -85,7 +85,7 @@ def measure_damage(
 
 
 def class_name(data: DataSet, number: int) -> str:
-    """Return what people call a class, or its number."""
+    """Return the name of a class, or its number where it has none."""
     return data.classes[number] if data.classes else str(number)
 
 

@@ -11,7 +11,7 @@ from engine.stages.run import Run
 
 
 def read_grid(run: Run, chunks: list[Ref]) -> Searched:
-    """Return what the grid found."""
+    """Return the result of the grid search."""
     parts = [read_rows(run.store, ref) for ref in chunks]
     losses = {name: torch.cat([part[name] for part in parts]) for name in SPLITS}
     place = int(losses["validation"].argmin())
@@ -22,7 +22,7 @@ def read_grid(run: Run, chunks: list[Ref]) -> Searched:
 
 
 def read_optuna(run: Run, ref: Ref) -> Searched:
-    """Return what Optuna found."""
+    """Return the result of Optuna's search."""
     rows = read_rows(run.store, ref)
     losses = {name: rows[name] for name in SPLITS}
     place = int(losses["validation"].argmin())

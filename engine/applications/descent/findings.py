@@ -35,7 +35,7 @@ def rose(before: float, after: float) -> bool:
 
 
 def headline(record: "RunRecord") -> str:
-    """Return what the chosen iterate does on the test split, or that none is better."""
+    """Return the test loss of the chosen iterate in a sentence, or that no iterate is better."""
     return findings(record)[1 if record.chosen else 0]
 
 

@@ -104,7 +104,7 @@ class Descent:
         )
 
     def _repr_html_(self) -> str:
-        """Return what was chosen, and each split's loss by outer step, for a notebook."""
+        """Return the chosen iterate and each split's loss by outer step as HTML, for a notebook."""
         losses = {
             split: [each.scores[split]["loss"] for each in self.iterates]
             for split in self.iterates[0].scores

@@ -177,7 +177,7 @@ class RunRecord(Comparisons, FinishedRun):
         return results + lineage(store, self.iterates[self.chosen].final, "start")
 
     def headline(self) -> str:
-        """Return what the chosen iterate does on the test split, or that none is better."""
+        """Return the test loss of the chosen iterate in a sentence, or that none is better."""
         return findings.headline(self)
 
     def numbers(self) -> list[Number]:

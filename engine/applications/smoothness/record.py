@@ -103,7 +103,7 @@ class SmoothnessRecord(FinishedRun):
         return gather(first, self.definition_2.directions, self.step)
 
     def headline(self) -> str:
-        """Return what Definition 2 says of the training."""
+        """Return the verdict of Definition 2 on the training, in a sentence."""
         return what_it_means(self.definition_2.mean)
 
     def numbers(self) -> list[Number]:
@@ -164,7 +164,7 @@ class SmoothnessRecord(FinishedRun):
         }
 
     def content(self, store: str) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the record as the JSON object that ``--json`` prints."""
         figure = self.url(store, FIGURE) if self.landscape else None
         return {**super().content(store), "figure": figure}
 

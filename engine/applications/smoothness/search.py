@@ -217,12 +217,12 @@ class SearchRecord(FinishedRun):
         }
 
     def content(self, store: str) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the record as the JSON object that ``--json`` prints."""
         return {**super().content(store), "figure": self.url(store, FIGURE)}
 
 
 def measured(record: SmoothnessRecord) -> Measured:
-    """Return what a search keeps of a measurement."""
+    """Return the numbers of a measurement that a search keeps."""
     return Measured(
         learning_rate=record.recipe.training.learning_rate,
         validation=record.scores["validation"]["loss"],

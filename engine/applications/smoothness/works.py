@@ -111,7 +111,7 @@ def tried_routines(recipe: SmoothSearchRecipe) -> dict[str, DescentRecipe]:
 
 
 def scored_routines(recipe: SmoothSearchRecipe) -> dict[tuple[str, float], DescentRecipe]:
-    """Return what a search trains to match losses, by the routine's name and the learning rate."""
+    """Return the trainings whose losses a search matches, by routine's name and learning rate."""
     return {
         (name, rate): recipe.measurement(at_rate(routine, rate)).descent
         for name, routine in tried_routines(recipe).items()

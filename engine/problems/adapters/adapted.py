@@ -251,7 +251,7 @@ def _is_same(one: Any, other: Any) -> bool:  # noqa: ANN401 (what a sample holds
 
 
 def told(settings: Mapping[str, Any], not_carried: tuple[str, ...], whose: str) -> tuple[str, ...]:
-    """Return what users should know of a problem that was read from a loop."""
+    """Return the notes for users of a problem that was read from a training loop."""
     written = ", ".join(f"{name}: {value}" for name, value in settings.items())
     first = f"{whose} trains with training: {{{written}}}; a recipe has to say the same."
     named = whose[0].lower() + whose[1:] if whose.startswith("The ") else whose

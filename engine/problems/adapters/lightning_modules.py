@@ -203,7 +203,7 @@ def stood_in(module: nn.Module, known: Any) -> Iterator[None]:  # noqa: ANN401 (
 
 
 def training_loss(model: nn.Module, batch: list[Any]) -> Tensor:
-    """Return what ``training_step`` makes of each of some batches, shape (batches,)."""
+    """Return ``training_step`` of each of some batches, shape (batches,)."""
     return torch.stack([_scalar(_step(model, each, 0)) for each in batch])
 
 

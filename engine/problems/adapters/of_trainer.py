@@ -345,7 +345,7 @@ def _made(trainer: Any) -> Any:  # noqa: ANN401 (of a library)
 
 
 def _rates(trainer: Any, optimizer: Optimizer) -> Callable[..., list[float]]:  # noqa: ANN401 (of a library)
-    """Return what makes the Trainer's learning rates for T steps."""
+    """Return the function that gives the Trainer's learning rates for T steps."""
     made, of_user = _made(trainer), trainer.lr_scheduler
     if of_user is not None:
         return _OfSteps(lambda num_steps: rates_alone(of_user, num_steps, optimizer))
@@ -376,7 +376,7 @@ class _OfSteps:
 
 
 def _shown(trainer: Any, examples: Collated) -> Callable[[int], str] | None:  # noqa: ANN401 (of a library)
-    """Return what decodes a candidate's tokens, if the Trainer has a tokenizer."""
+    """Return the function that decodes a candidate's tokens, if the Trainer has a tokenizer."""
     decode = getattr(trainer.processing_class, "decode", None)
     if decode is None or "input_ids" not in examples.samples[0]:
         return None
@@ -388,7 +388,7 @@ def _sentences(
     model: nn.Module,
     made: Optimizer,
 ) -> list[str]:
-    """Return what is other than in the Trainer because of how it is adapted."""
+    """Return the differences from the Trainer that adapting it brings, in sentences."""
     found = []
     if made.root:
         found.append(

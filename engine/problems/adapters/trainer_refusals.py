@@ -121,7 +121,7 @@ _REFUSED = {
 
 
 def _of_reference(trainer: Any) -> str:  # noqa: ANN401 (of a library)
-    """Return what a loss against a reference model needs besides."""
+    """Return a sentence on the columns of a loss against a reference model; empty for others."""
     if not hasattr(trainer.args, "precompute_ref_log_probs"):
         return ""
     return (

@@ -110,7 +110,7 @@ class _WithColumns:
 
 
 def _asking(trainer: Any, examples: Collated) -> Callable[[list[int]], tuple[Tensor, Tensor]]:  # noqa: ANN401 (of a library)
-    """Return what asks the reference of a trainer for some pairs, each by its place."""
+    """Return a function that computes the reference's values of some pairs, by their places."""
     method = getattr(trainer, "compute_ref_log_probs", None)
     names = [] if method is None else list(inspect.signature(method).parameters)
     if method is None or names not in (["model", "inputs"], ["inputs"], ["batch"]):

@@ -78,7 +78,7 @@ _MOST_BYTES = 1 << 26
 
 
 def _configurations(folder: Path) -> list[dict[str, Any]]:
-    """Return what the card of a folder says of its files, as the library will read it.
+    """Return the descriptions of files in a folder's card, as the library will read them.
 
     Raises:
         DataError: If the card is made to fill the memory.

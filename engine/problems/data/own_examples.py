@@ -112,7 +112,7 @@ class Some(Batches):
 
 
 def as_examples(what: str, given: Any, dtype: torch.dtype) -> Examples:  # noqa: ANN401 (whatever is handed in)
-    """Return what a problem has for a split as examples.
+    """Return a split of a problem as examples, whatever it was handed in as.
 
     Args:
         what: Name of the split, for messages.

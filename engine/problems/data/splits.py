@@ -102,7 +102,7 @@ class DataSet:
         return self.splits["train"].one_label_each if self.num_classes else None
 
     def class_name(self, number: int) -> str:
-        """Return what people call a class."""
+        """Return the name of a class."""
         return self.classes[number] if self.classes else str(number)
 
     @property

@@ -174,7 +174,7 @@ def _cut(examples: Examples, names: list[str]) -> dict[str, list[int]]:
 
 
 def _people(problem: Problem, sizes: dict[str, int], rows: dict[str, list[int]]) -> dict[str, Any]:
-    """Return what people call held-out examples, and how they look to them.
+    """Return the names and the pictures or texts of held-out examples.
 
     Args:
         problem: Knows it of the splits that it gave.

@@ -114,7 +114,7 @@ def _digest(built: "BuiltProblem") -> str:
 
 
 def shown(value: Any) -> Any:  # noqa: ANN401 (what a score may hold)
-    """Return what has the same text in every process if it is the same, and another one if not.
+    """Return a value whose text is the same in every process exactly if the given one is the same.
 
     The order of names says nothing: a dict that was made of a set has another one in each process.
     Of an object that only its address tells from others, its class is shown.

@@ -51,7 +51,7 @@ class ContrastiveLoss:
         joining: Float[Tensor, "joining 2 features"],
         multiplicity: Tensor | None = None,
     ) -> Float[Tensor, " joining"]:
-        """Return what one copy of each joining pair adds to the sum of the batch's losses.
+        """Return the summed losses' term for one copy of each joining pair, shape (joining,).
 
         That is its own loss, with itself among the negatives, and what it adds to the losses of the
         batch as one more negative: log(Z_a + exp s_ai) - log Z_a for each a.

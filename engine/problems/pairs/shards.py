@@ -160,7 +160,7 @@ def _heads(file_system: Any, entries: list[dict[str, Any]]) -> dict[str, bytes |
 
 
 def _kind(file_system: Any, path: str, head: bytes) -> str | None:  # noqa: ANN401 (fsspec has no types)
-    """Return what a file is: by its content, where that is damaged by its name; None if else."""
+    """Return the format of a file: by its content, or by its name if damaged; None if neither."""
     name = path.lower()
     if head.startswith(b"PAR1"):
         return PARQUET

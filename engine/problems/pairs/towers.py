@@ -111,7 +111,7 @@ class OwnTowers(Compared):
     def sides(
         self, images: Float[Tensor, "batch ..."], tokens: Int64[Tensor, "batch tokens"]
     ) -> Sequence[Float[Tensor, "batch embedding"]]:
-        """Return what the network makes of both.
+        """Return the embeddings of pictures and of texts.
 
         Raises:
             ConfigurationError: If that is anything but a vector for each image and each caption.

@@ -133,7 +133,7 @@ def _contents(stream: Any) -> Iterator[int]:  # noqa: ANN401 (of pyarrow)
 
 
 def _size(message: Any) -> int | None:  # noqa: ANN401 (of pyarrow)
-    """Return what the buffers of a message unpack to; None if it has none."""
+    """Return the number of bytes that a message's buffers unpack to; None if it has none."""
     header = root(message.metadata.to_pybytes())
     kind, content = header.byte(1), header.table(2)
     if kind == _DICTIONARY and content is not None:

@@ -91,7 +91,7 @@ def _library() -> Any:  # noqa: ANN401 (a module, by name, because it is an extr
 
 
 def _load(source: str, setting: str, *, hub: bool, known: Collection[str] = ()) -> dict[str, Any]:
-    """Return what is stored by the names of its splits; a table alone is called train.
+    """Return a stored data set by the names of its splits; a table alone is called train.
 
     Args:
         source: Folder, file, or name on the Hub.

@@ -17,7 +17,7 @@ def looking_alike(words: Iterable[str]) -> tuple[str, str] | None:
 
 
 def _seen(word: str) -> str:
-    """Return what people see of a word: no spaces at its ends, and no signs without a width."""
+    """Return a word as people see it: without spaces at its ends, and without signs of no width."""
     shown = "".join(
         each for each in unicodedata.normalize("NFC", word) if unicodedata.category(each) != "Cf"
     )

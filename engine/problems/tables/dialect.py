@@ -74,7 +74,7 @@ def without_said(text: str, what: str) -> tuple[str, str | None]:
 
 
 def found_separator(text: str) -> str:
-    """Return what separates columns: the one that makes the most of the first line."""
+    """Return the separator of columns: the one that makes the most of them in the first line."""
     heading = re.split(r"[\r\n]", text.lstrip("\n\r"), maxsplit=1)[0]
     bare = re.sub(r'"[^"]*"?', "", heading)
     return max(SEPARATORS, key=bare.count)  # the first of equals

@@ -18,7 +18,7 @@ _MOST_CLASSES = 20
 
 
 def class_name(value: Any) -> str:  # noqa: ANN401 (a cell)
-    """Return what a class is called: a whole number alike in every file, whatever its format."""
+    """Return the name of a class: a whole number is named alike whatever the file's format."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 

@@ -165,7 +165,7 @@ def _features(train: dict[str, list[Any]], wanted: TableColumns) -> tuple[str, .
 
 
 def _inputs(rows: dict[str, list[Any]], columns: list[Column], split: str) -> Tensor:
-    """Return what the model reads of a split, shape (rows, numbers)."""
+    """Return the inputs of the model for a split, shape (rows, numbers)."""
     numbers = np.hstack([each.numbers(rows[each.name], split) for each in columns])
     return torch.from_numpy(numbers).to(torch.get_default_dtype())
 
@@ -247,7 +247,7 @@ def _are_words(column: Sequence[Any]) -> bool:
 
 
 def _called(values: Sequence[Any]) -> list[str]:
-    """Return what people call the rows; one without a name by its place."""
+    """Return the names of the rows; a row without one is named by its place."""
     return [
         f"row {place}" if is_missing(value) else str(value)
         for place, value in enumerate(values, start=1)

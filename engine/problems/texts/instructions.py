@@ -315,7 +315,7 @@ def _content(value: Any) -> Any:  # noqa: ANN401 (a JSON value)
 
 
 def _of_dialogue(dialogue: Any, place: str, responses: Responses) -> tuple[str, ...]:  # noqa: ANN401 (whatever is handed in)
-    """Return what stands before a message of the assistant that is learned, and it, in turn.
+    """Return pairs of a prompt and the assistant's message that is learned after it, in turn.
 
     What comes after the last one is left out, because nothing follows it. A message whose weight
     is 0 is read and not learned.

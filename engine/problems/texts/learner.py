@@ -30,7 +30,7 @@ class Learner(NamedTuple):
 
 
 def learner(models: Models, vocabulary: int, num_positions: int) -> Learner:
-    """Return what learns texts.
+    """Return the learner of a recipe's texts.
 
     A model of one's own is called with those of ``vocabulary``, ``input_shape``, ``num_inputs``
     and ``num_outputs`` that its signature has. It maps tokens, shape (batch, tokens), to logits,

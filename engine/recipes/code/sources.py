@@ -110,7 +110,7 @@ def _imported(path: Path, folder: Path) -> list[Path]:
 
 
 def imported_names(path: Path, folder: Path) -> list[str]:
-    """Return what the import statements of a file may name as modules, by dots.
+    """Return the dotted names in a file's import statements that may be modules.
 
     Args:
         path: The file.

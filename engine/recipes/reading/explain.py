@@ -60,7 +60,7 @@ def _explain(model: type[BaseModel], error: ErrorDetails, inside: str) -> str:
 
 
 def said_of(error: ErrorDetails) -> str:
-    """Return what pydantic says of a value as a sentence, with the choice that was meant, if any.
+    """Return pydantic's message on a value as a sentence, with the choice that was meant, if any.
 
     Names in it stay as they are written: some choices have capital letters.
     """

@@ -150,7 +150,7 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401 (a value of YAML)
 
 
 def _place_of(error: yaml.YAMLError) -> str:
-    """Return what is wrong with a text, by line and column."""
+    """Return the fault of a text, with its line and column."""
     mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
     if mark is None:
         return str(error)

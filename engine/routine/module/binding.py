@@ -328,7 +328,7 @@ class Binding:
         )
 
     def _parameters_now(self) -> dict[str, Tensor | None]:
-        """Return what is bound in the place of parameters, by name; made when it is asked for."""
+        """Return the tensors bound in the place of parameters, by name; made on first use."""
         return {
             name: tensor
             for name, tensor in self._bound.items()
@@ -354,7 +354,7 @@ class Binding:
                 kept[key] = copy
 
     def bound(self) -> dict[str, Tensor | None]:
-        """Return what is bound now, by name, to be put there again."""
+        """Return the tensors bound at this moment, by name, so that they can be bound again."""
         for name in self._own:
             self._take_back(name)
         return {name: kept[key] for name in self._own for kept, key in self._slots[name][:1]}

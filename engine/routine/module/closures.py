@@ -48,7 +48,7 @@ def bind_hooks(model: nn.Module, duplicate: nn.Module, reader: Callable[..., Any
 
 
 def _copies(model: nn.Module, duplicate: nn.Module) -> dict[int, Any]:
-    """Return what a copy has in the place of modules and of what they hold, by identity."""
+    """Return the copies of modules and of their members, by the identity of the originals."""
     found: dict[int, Any] = {}
     own = dict(duplicate.named_modules(remove_duplicate=False))
     for name, module in model.named_modules(remove_duplicate=False):
@@ -89,7 +89,7 @@ def _bound(
 
 
 def _exchanged(value: Any, copies: dict[int, Any], within: tuple[FunctionType, ...]) -> Any:  # noqa: ANN401 (any variable)
-    """Return what a copy has in the place of a value; a method is that of the copy's module."""
+    """Return the copy's counterpart of a value; of a method, that of the copy's module."""
     if isinstance(value, MethodType):
         owner = copies.get(id(value.__self__), value.__self__)
         inner = _exchanged(value.__func__, copies, within)  # it may hold what it stands for

@@ -139,7 +139,7 @@ class hooks_of_gradients(AbstractContextManager[None]):
 
 
 def backward_hooks(model: nn.Module) -> Callable[[], AbstractContextManager[Any]] | None:
-    """Return what lets products pass by hooks of ``register_backward_hook``; None without any.
+    """Return the context in which products pass ``register_backward_hook``; None without hooks.
 
     Those of ``register_full_backward_hook`` are met where torch calls the module.
 

@@ -23,7 +23,7 @@ from engine.torch_modes import FunctionMode
 
 
 def corrections(model: nn.Module) -> list[Callable[[], AbstractContextManager[Any]]]:
-    """Return what has to be in force while a model is called and differentiated."""
+    """Return the contexts in which a model has to be called and differentiated."""
     own = OwnDerivatives()  # it knows what it has asked, from one block to the next
     found: list[Callable[[], AbstractContextManager[Any]]] = [
         replaced_functions,

@@ -71,7 +71,7 @@ ASKS = (_REQUIRES.__get__, _LEAF.__get__, _NODE.__get__)
 
 
 def answer(func: object, tensor: Tensor, seen: SeenGraph) -> Any:  # noqa: ANN401 (as the function)
-    """Return what torch would answer to one of ``ASKS``."""
+    """Return torch's answer to one of ``ASKS``."""
     flows = seen.requires_grad(tensor)
     if func == ASKS[0]:
         return flows
@@ -117,7 +117,7 @@ class functions_stopped(AbstractContextManager[None]):
 
 
 def copied_values(data: Any, stopped: Any) -> Tensor | None:  # noqa: ANN401 (what tensor() takes)
-    """Return what ``torch.tensor(data)`` makes of tensors, in the graph; None if there are none.
+    """Return ``torch.tensor(data)`` of tensors, kept in the graph; None if there are none.
 
     Args:
         data: A tensor, or a list of numbers some of which are tensors.
@@ -138,7 +138,7 @@ def copied_values(data: Any, stopped: Any) -> Tensor | None:  # noqa: ANN401 (wh
 
 
 def without_graph(found: Any) -> Any:  # noqa: ANN401 (whatever a function returns)
-    """Return what a function has returned, its tensors as constants."""
+    """Return a function's result with its tensors as constants."""
     return tree_map(lambda part: part.detach() if isinstance(part, Tensor) else part, found)
 
 

@@ -73,7 +73,7 @@ class Capture:
     def named(
         self, part: str, tensors: Sequence[Any], inputs: Named, results: Named
     ) -> dict[str, Tensor]:
-        """Return what the graph was given, by name.
+        """Return the inputs of the graph, by name.
 
         Args:
             part: Name of the part.
@@ -354,7 +354,7 @@ def _says_all(graph: GraphModule) -> bool:
 
 
 def _cacheable() -> dict[str, Any]:
-    """Return what torch is told of a function of ours that stands in graphs by its name."""
+    """Return the setting that makes torch cache graphs with this function of ours, by its name."""
     return {
         "unsafe_marked_cacheable_functions": {f"{fused.__module__}.{fused.__name__}": _source()}
     }

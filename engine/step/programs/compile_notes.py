@@ -33,7 +33,7 @@ class CompileNote:
 
 
 def read_note(routine: Routine) -> CompileNote | None:
-    """Return what earlier processes noted; None if there is nothing that makes sense."""
+    """Return the note of earlier processes; None if there is none that can be understood."""
     try:
         found = CompileNote(**json.loads(_place(routine).read_text(encoding="utf-8")))
         sound = all(math.isfinite(each) and each > 0 for each in asdict(found).values())

@@ -167,7 +167,7 @@ def make_update(routine: Routine) -> Part:
 
 
 def options(routine: Routine, *, pair: bool = False) -> dict[str, Any]:
-    """Return what the compiler is told: to make the eager step's random draws, above all.
+    """Return the compiler's options: above all, to draw the random numbers of the eager step.
 
     Args:
         routine: Routine whose device the program is compiled for.

@@ -41,10 +41,10 @@ class KeepsLittle(CustomPartitionerFn):
             return min_cut_rematerialization_partition(gm, joint_inputs, **kwargs)
 
     def uuid(self) -> bytes:
-        """Return what this rule is known by in torch's cache: its source."""
+        """Return this rule's identifier in torch's cache: its source."""
         return get_hash_for_files((__file__,))
 
 
 def _parts(node: Node) -> list[Node]:
-    """Return what is taken out of an operation's several results."""
+    """Return the nodes that take single results out of an operation with several."""
     return [user for user in node.users if user.target is operator.getitem]

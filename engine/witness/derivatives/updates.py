@@ -213,7 +213,7 @@ def is_shipped(optimizer: Optimizer) -> bool:
 def _updated(
     routine: Routine, rows: Mapping[str, Tensor], gradient: Tensor, z: Metaparams, step: int
 ) -> State:
-    """Return what the optimizer makes of any numbers; hooks only know all of them.
+    """Return the optimizer's update of arbitrary numbers; hooks get all of them at once.
 
     What the problem keeps for itself moves after the parameters, and is a part of it.
     """

@@ -89,7 +89,7 @@ _ADDRESS = ("url", "prefect_api_url")
 
 
 def brief(error: BaseException) -> str:
-    """Return what an error says, on one line of bearable length."""
+    """Return an error's message on one line of bearable length."""
     words = redacted(" ".join(str(error).split()))
     return f"{words[:297]}..." if len(words) > 300 else words.rstrip(".")
 

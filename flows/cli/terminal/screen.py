@@ -78,7 +78,7 @@ class Screen(Console):
             self.width = _NO_WIDTH
 
     def render_str(self, text: str, **options: Any) -> Text:  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: ANN401 (Rich's)
-        """Return what stands for a string, wherever Rich is given one: lines, cells, headings."""
+        """Return the text for a string, wherever Rich is given one: lines, cells, headings."""
         options.update(markup=False, emoji=False)
         return super().render_str(plain(text), **options)
 
@@ -165,7 +165,7 @@ def _shared(rows: list[list[str]], width: int, padding: int) -> list[int]:
 
 
 def _unbroken(texts: Sequence[str]) -> list[str]:
-    """Return what a column has to have room for: words, and figures with their units."""
+    """Return the texts that a column must not break: words, and figures with their units."""
     whole = [text for text in texts if _WITH_UNIT.fullmatch(text)]
     return [*whole, *" ".join(text for text in texts if text not in whole).split(), ""]
 

@@ -14,7 +14,7 @@ SHOWN = 20
 
 
 def section(run: Material) -> Section | None:
-    """Return what was dropped of each class; none where no examples are selected, or no classes."""
+    """Return the share dropped of each class; None without selected examples or classes."""
     labels, value = run.data.class_of_each, run.curves.value
     if not run.record.recipe.metaparameters.about.selects_examples:
         return None

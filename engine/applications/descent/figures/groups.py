@@ -39,7 +39,7 @@ def section(run: Material) -> Section | None:
 
 
 def _name(run: Material, group: int, places: Tensor) -> str:
-    """Return what people call a group, in brackets: a class, a corpus, a column's value."""
+    """Return the name of a group, in brackets: a class, a corpus, a column's value."""
     name, data = run.record.recipe.metaparameters.groups, run.data
     if name == GroupName.CLASS:
         return f" ({data.classes[group]})" if data.classes else ""

@@ -23,7 +23,7 @@ WITHOUT_NAMES = 10
 
 
 def section(run: Material) -> Section | None:
-    """Return what the first reverse sweep found; none if it carried no adjoint through a step."""
+    """Return the section on the first reverse sweep; None if no adjoint went through a step."""
     curves, num_steps = run.curves, run.record.recipe.training.num_steps
     alone = [step for step, norm in curves.share_norms.items() if norm > 0]
     if not (curves.layer_norms or run.record.growth) and len(alone) == 1:

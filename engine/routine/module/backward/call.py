@@ -70,7 +70,7 @@ class Call:
         return writes
 
     def linked(self) -> list[Any]:
-        """Return what it was called with, in the graph where it came from, to be called again."""
+        """Return the arguments of the call, in the graph that they came from, to call it again."""
         pairs = zip(self._linked, self.needs, strict=True)
         return [each.clone() if needed else _copied(each) for each, needed in pairs]
 

@@ -138,7 +138,7 @@ def _is_real(value: Tensor) -> bool:
 def _moving(
     call: Call, saved: Sequence[Any], own: dict[str, Any]
 ) -> tuple[Sequence[Any], dict[str, Any]]:
-    """Return what a node holds, with the derivative of what a traced forward pass leaves there."""
+    """Return a node's saved values, with the derivative of those left by a traced forward."""
     if call.is_changed():
         return saved, {}
     context = Traced(call.needs)

@@ -81,7 +81,7 @@ class _Node:
 
 
 def _own(node: Any) -> Any:  # noqa: ANN401 (whatever is taken for a node)
-    """Return what torch has in the place of a wrapped node."""
+    """Return the node of torch behind a wrapped one."""
     return vars(node)["_node"] if type(node) is _Node else node
 
 

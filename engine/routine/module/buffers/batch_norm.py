@@ -254,7 +254,7 @@ class RunningStatistics:
             self._noted.pop()
 
     def bound(self, values: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-        """Return what the layers hold in a call, by the names of their buffers.
+        """Return the buffers of the layers within a call, by name.
 
         Args:
             values: The statistics of a state, by name; the model's own where there are none.

@@ -106,7 +106,7 @@ class Carrying(FunctionMode):
     def _made(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor | None:
-        """Return what is made by functions that take no gradient; None of others."""
+        """Return the result of functions that take no gradient; None for others."""
         if getattr(func, "__module__", "") == nn.init.__name__:
             filled = args[0] if args else kwargs["tensor"]
             if self.holds(filled):  # with what is drawn, whatever stood there
