@@ -206,16 +206,16 @@ def naming_arguments(function: _Call) -> _Call:
     called = function.__qualname__.removesuffix(".__init__")
 
     @wraps(function)
-    def asked(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 (whatever was handed in)
+    def checked(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 (whatever was handed in)
         for name in named:
             if name not in known:
                 raise ConfigurationError(
-                    f"{called} has no argument {name!r}.{_meant(name, known)} Its arguments are "
-                    f"{', '.join(known)}."
+                    f"{called} has no argument {name!r}.{_suggestion(name, known)} Its arguments "
+                    f"are {', '.join(known)}."
                 )
         return function(*arguments, **named)
 
-    return cast(_Call, asked)
+    return cast(_Call, checked)
 
 
 def naming_fields(made: type[_Made]) -> type[_Made]:
@@ -224,7 +224,7 @@ def naming_fields(made: type[_Made]) -> type[_Made]:
     return made
 
 
-def _meant(name: str, known: Sequence[str]) -> str:
+def _suggestion(name: str, known: Sequence[str]) -> str:
     """Return a sentence on what to write, which begins with a space; empty if nobody knows."""
     usual = _USUAL.get(name.lower())
     if usual in known:

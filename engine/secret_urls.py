@@ -264,7 +264,7 @@ def _secret_in(url: str, is_place: bool) -> str | None:
 def without_secrets(value: Any) -> Any:  # noqa: ANN401 (any setting, wrong ones too)
     """Return a setting as a message may show it: without the secrets of its URLs and options."""
     if isinstance(value, str):
-        return _shown(value) if secret_in(value, is_place=True) else value
+        return _up_to_parameters(value) if secret_in(value, is_place=True) else value
     if isinstance(value, dict):
         return {
             key: "***"
@@ -285,7 +285,7 @@ def refuse_secrets(setting: str, url: str, *, is_place: bool = False) -> None:
     """
     reason = _refusal(url, is_place)
     if reason is not None:
-        raise ConfigurationError(f"{setting} is {_shown(url)}: {reason}")
+        raise ConfigurationError(f"{setting} is {_up_to_parameters(url)}: {reason}")
 
 
 def refuse_secrets_in(value: Any, name: str) -> None:  # noqa: ANN401 (any JSON value)
@@ -353,7 +353,7 @@ def _refusal(url: str, is_place: bool) -> str | None:
     )
 
 
-def _shown(url: str) -> str:
+def _up_to_parameters(url: str) -> str:
     """Return a URL that was refused up to its first parameter, and without who logs in."""
     scheme, sign, rest = url.rpartition("://")
     rest = re.split(r"[?#;]", rest.rpartition("@")[2], maxsplit=1)[0]

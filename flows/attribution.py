@@ -102,7 +102,7 @@ def _attribute(
     ]
     adjoint = seeded(stages, settings, value, final)
     loss = read_scalars(store, scored.result())["test"]["loss"]
-    page.found(f"The model whose predictions are explained has a test loss of {loss:.4f}.")
+    page.add_finding(f"The model whose predictions are explained has a test loss of {loss:.4f}.")
     gradient = reverse_sweep(stages, reversible, 0, value, borders, adjoint)
     spanned = None
     if settings.basis is not None:

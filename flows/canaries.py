@@ -110,7 +110,7 @@ def _optimize(
         )
         reporting.heed_later_steps(descent, store, moved[-1])
         gap = read_scalars(store, moved[-1])["gap"]
-        page.found(f"Outer step {outer_step}: the gap of the canaries is {gap:.3f} nats.")
+        page.add_finding(f"Outer step {outer_step}: the gap of the canaries is {gap:.3f} nats.")
     audits = {
         OWN: audit(OWN, moved[-1]),
         BEFORE: audit(BEFORE, None),

@@ -131,7 +131,7 @@ class DeployTarget:
             always["image"] = self.image
         return {name: value for name, value in (always | wanted).items() if name in self.variables}
 
-    def named(self, name: str) -> str:
+    def deployment_name(self, name: str) -> str:
         """Return the name of a deployment."""
         return f"{name}-{self.suffix}" if self.suffix else name
 
@@ -279,7 +279,7 @@ class _Deployment:
     def make(self) -> RunnerDeployment:
         """Return Prefect's object, which is not yet known to a server."""
         made = self.flow.to_deployment(
-            self.target.named(self.name),
+            self.target.deployment_name(self.name),
             parameters=self.parameters,
             description=self.description,
             tags=self.tags,

@@ -80,12 +80,12 @@ def _measure(
     if settings.retraining is Retraining.BATCHED:
         found, why_not = _train_together(stages, settings, value, base)
         if why_not is not None:
-            page.found(f"The trainings go one by one: {why_not}")
+            page.add_finding(f"The trainings go one by one: {why_not}")
     if found is None:
         found = _train_each(stages, settings, value, base)
     for direction, each in enumerate(found.compared(store)):
         agreement = each["definition_2"]
-        page.found(f"Direction {direction}: Definition 2 is {agreement:.3f}.")
+        page.add_finding(f"Direction {direction}: Definition 2 is {agreement:.3f}.")
     scored = scores.result()
     page.stop()
     with stages.progress.reporting():

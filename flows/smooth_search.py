@@ -160,7 +160,7 @@ def _measure_and_say(
     """Measure one routine, and log the result."""
     with as_part(search.whole, name, TRY):
         point, failed = _measure(search, routine)
-    search.page.found(
+    search.page.add_finding(
         f"{name} cannot be measured: {failed}"
         if point is None
         else f"{name}: metasmoothness {point.definition_2:.3f}, validation loss "

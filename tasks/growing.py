@@ -55,7 +55,7 @@ def _place(store: str, run: str) -> tuple[str, str, str]:
     return str(flow_run.id), store, run
 
 
-def called(recipe: DescentRecipe) -> str:
+def artifact_stem(recipe: DescentRecipe) -> str:
     """Return the stem of the names of a run's artifacts.
 
     A measurement has the recipe that it measures, whose own report would be under what is newer.
@@ -121,7 +121,7 @@ class GrowingReport:
         self._is_over = False
         self._drawing = threading.Lock()
 
-    def found(self, sentence: str) -> None:
+    def add_finding(self, sentence: str) -> None:
         """Add a finding to the page, from the next drawing on."""
         self._findings.append(sentence)
         self._logger.info("%s", sentence)
@@ -172,7 +172,7 @@ class GrowingReport:
             text = as_markdown(page)
             if begun and not is_refused:
                 text += "\n\nIn this UI, Retry on the page of the flow run does the same."
-            show_markdown(store if begun else "", run, called(self._recipe), text, _WHY)
+            show_markdown(store if begun else "", run, artifact_stem(self._recipe), text, _WHY)
 
     def look(self) -> None:
         """Draw the page again if something is new."""
@@ -186,7 +186,9 @@ class GrowingReport:
                 if page is None:
                     self._is_over = True  # it has ended before, and its report says more than this
                     return
-                show_markdown(self._store, self._run, called(self._recipe), as_markdown(page))
+                show_markdown(
+                    self._store, self._run, artifact_stem(self._recipe), as_markdown(page)
+                )
             except Exception as error:  # nobody may lose a run by it
                 self._logger.warning("The report so far could not be written: %s", error)
 
@@ -194,7 +196,7 @@ class GrowingReport:
         """Return a function that draws the page, and the data that it depends on."""
         if self._own is not None:
             return self._own, self._own
-        seen = None if self._board is None else self._board.seen()
+        seen = None if self._board is None else self._board.snapshot()
         findings = tuple(self._findings)
         make = partial(page_of_stages, self._recipe, self._title, seen, findings, self.checks)
         return make, (seen and (seen.done, seen.work), findings, self.checks is not None)

@@ -21,7 +21,7 @@ from engine.runs.report import head
 from engine.stages import commits
 from engine.stages.references import Ref
 from engine.storage.records import read_bytes
-from tasks.growing import called, show_markdown
+from tasks.growing import artifact_stem, show_markdown
 from tasks.running.artifacts import say_in_ui
 from tasks.running.bars import this_part
 from tasks.running.progress import say
@@ -73,7 +73,7 @@ def heed_later_steps(recipe: DescentRecipe, store: str, gradient: Ref) -> None:
 
 def publish(record: _Record, store: str) -> _Record:
     """Show a finished run as Prefect artifacts: its table, and the top of its report."""
-    name, table = called(record.recipe), record.table()
+    name, table = artifact_stem(record.recipe), record.table()
     if table and this_part() is None:  # the report of a part shows it
         create_table_artifact(table, key=f"result-{name}", description=f"Run {record.run}")
     chosen = {place: "chosen" for place, row in enumerate(table) if row.get("chosen")}

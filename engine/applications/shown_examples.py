@@ -112,7 +112,7 @@ def _plain(data: DataSet, split: str, place: int, name: str) -> ShownExample:
     examples = data.splits[split]
     if data.texts is not None:
         passage = data.texts.splits[split][place]
-        return ShownExample(f"{passage.source}, line {passage.line}", text=shown(passage))
+        return ShownExample(f"{passage.source}, line {passage.line}", text=one_line(passage))
     if isinstance(examples, OwnExamples):
         return _sample(examples.at(torch.tensor([place])), name)
     inputs, label = examples.inputs[place], examples.labels[place]
@@ -126,7 +126,7 @@ def _plain(data: DataSet, split: str, place: int, name: str) -> ShownExample:
     )
 
 
-def shown(passage: Passage) -> str:
+def one_line(passage: Passage) -> str:
     """Return a passage on one line, its prompt and completion told apart, and not too long."""
     parts = (passage.prompt, passage.completion) if passage.prompt else (passage.completion,)
     return _cut(" \u2192 ".join(" ".join(part.split()) for part in parts))

@@ -107,7 +107,7 @@ def side_by_side(runs: Sequence[OpenRun]) -> SideBySide:
             f"Two different runs or more can be compared, and {', '.join(names) or 'none'} was "
             "named. See their names with `mgd show`."
         )
-    asked = _asked(runs)
+    asked = _settings_by_key(runs)
     numbers = {run.name: {} if run.record is None else run.record.in_pairs() for run in runs}
     return SideBySide(
         runs=runs,
@@ -117,7 +117,7 @@ def side_by_side(runs: Sequence[OpenRun]) -> SideBySide:
     )
 
 
-def _asked(runs: Sequence[OpenRun]) -> dict[str, dict[str, str]]:
+def _settings_by_key(runs: Sequence[OpenRun]) -> dict[str, dict[str, str]]:
     """Return the settings of each run by key, without those that nothing read.
 
     Where all runs that read such a setting have the same value, it says nothing about them, and is

@@ -128,7 +128,7 @@ class Metaparameter:
         """
         return None
 
-    def found(self) -> Tensor | None:
+    def computed(self) -> Tensor | None:
         """Return numbers that a library computed when the kind was made, such as clusters, or None.
 
         Another version of the library may find others, so it counts in the names of stages.

@@ -50,7 +50,7 @@ class GroupWeights(Metaparameter):
         old, new = (torch.softmax(logits.to(torch.float64), 0) for logits in (before, after))
         return Bars(old, new, "group", "share of the training loss")
 
-    def found(self) -> Tensor:
+    def computed(self) -> Tensor:
         """Return the groups, shape (examples,), which may be clusters."""
         return self.groups
 

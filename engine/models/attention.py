@@ -77,7 +77,7 @@ def attention(  # noqa: PLR0913 (the signature of torch's function, in whose pla
         _four_axes(each.expand(*lead, *each.shape[-2:]), lead).contiguous()
         for each in _of_one_width(query, key, value)
     )
-    kept = _kept(query, key, dropout_p) if dropout_p > 0 else None
+    kept = _draw_kept(query, key, dropout_p) if dropout_p > 0 else None
     out = fused(query, key, value, mask, kept, is_causal, size, dropout_p)
     return out[..., :width].reshape(*lead, *out.shape[-2:-1], width)
 
@@ -121,7 +121,7 @@ def fused(  # noqa: PLR0913 (what ``AttentionOptions`` holds, which a compiler t
     return out
 
 
-def _kept(query: Tensor, key: Tensor, dropout: float) -> Tensor:
+def _draw_kept(query: Tensor, key: Tensor, dropout: float) -> Tensor:
     """Draw which numbers of the matrix are kept, as torch's math kernel draws them."""
     shape = (*query.shape[:-1], key.shape[-2])
     if query.device.type == "cuda":  # which has another kernel for dropout than for other draws

@@ -120,20 +120,25 @@ def check_same_bits(row: str, stored: State, state: State) -> None:
         index = first_difference(vector, other)
         if index is not None:
             raise ReplayMismatchError(
-                f"{row}: element {index} of vector {name!r} is {_shown(vector, index)} there, and "
-                f"{_shown(other, index)} in the state to be saved. The run is not deterministic, "
-                "so a replay would differ from the run. Make it so (threads, device, kernels), or "
-                "use another --store."
+                f"{row}: element {index} of vector {name!r} is "
+                f"{_number_and_bits(vector, index)} there, and {_number_and_bits(other, index)} "
+                "in the state to be saved. The run is not deterministic, so a replay would "
+                "differ from the run. Make it so (threads, device, kernels), or use "
+                "another --store."
             )
 
 
 def difference(stored: Tensor, other: Tensor) -> tuple[int, str, str] | None:
     """Return the index of the first element whose bits differ, and both numbers with their bits."""
     index = first_difference(stored, other.detach().to(stored.device))
-    return None if index is None else (index, _shown(stored, index), _shown(other, index))
+    return (
+        None
+        if index is None
+        else (index, _number_and_bits(stored, index), _number_and_bits(other, index))
+    )
 
 
-def _shown(vector: Tensor, index: int) -> str:
+def _number_and_bits(vector: Tensor, index: int) -> str:
     """Return a number and its bits, in which two NaN or two zeros may differ."""
     octets = vector[index].detach().cpu().reshape(1).view(torch.uint8).tolist()
     return f"{vector[index].item()!r} (0x{bytes(octets[::-1]).hex()})"

@@ -52,7 +52,7 @@ def plan(
         ConfigurationError: If nothing fits into the memory allowed.
     """
     if must_be_counted(recipe):
-        counted = _with_product(recipe, _named(recipe.replay.vjp))
+        counted = _with_product(recipe, _resolved_mode(recipe.replay.vjp))
         measured, note = counted_run(counted, must_be_counted(recipe))
         return _chosen(measured, counted, price).model_copy(update={"note": note})
     problem = build_problem(recipe, store)
@@ -99,7 +99,7 @@ def keep_predicted(
     if read_forecast(store, run_name(recipe)) is not None:
         return
     replay = recipe.replay
-    changes: dict[str, object] = {"vjp": _named(replay.vjp)}
+    changes: dict[str, object] = {"vjp": _resolved_mode(replay.vjp)}
     if replay.schedule is not ScheduleName.AUTO:  # these caps are of a descent's sweep
         changes |= dict.fromkeys(("max_device_bytes", "max_host_bytes", "max_store_bytes"))
     named = recipe.model_copy(update={"replay": replay.model_copy(update=changes)})
@@ -171,7 +171,7 @@ def _with_fastest_product(
     return plans[chosen].model_copy(update={"product": chosen})
 
 
-def _named(vjp: VjpMode) -> VjpMode:
+def _resolved_mode(vjp: VjpMode) -> VjpMode:
     return VjpMode.REVERSE_OVER_REVERSE if vjp is VjpMode.AUTO else vjp
 
 

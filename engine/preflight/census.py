@@ -118,7 +118,7 @@ def take_census(routine: Routine) -> Census:
     census = Census()
     params = routine.initial_state()["params"].detach().requires_grad_()
     term = routine.first_piece(next(routine.terms(0)))
-    with routine.binding.kept(), torch.enable_grad(), _Dropout(census), _Operations(census):
+    with routine.binding.keeping(), torch.enable_grad(), _Dropout(census), _Operations(census):
         loss = routine.term_loss(params, term, routine.point(), 0)
         (gradient,) = torch.autograd.grad(loss, params, create_graph=True)
     census.missing = set(_without_second_derivative(gradient))

@@ -25,7 +25,7 @@ from engine.preflight.training import LongRun, check_adjoint, check_training, tr
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.progress.board import one_work
 from engine.progress.counted import unknown_work
-from engine.progress.displays import Shown, shown
+from engine.progress.displays import Shown, showing
 from engine.progress.meter import doing
 from engine.recipes.replay import ReplaySettings, VjpMode, replay_from
 from engine.replay.refusals.first_step import check_routine
@@ -82,7 +82,7 @@ def check(
             f"num_directions is {num_directions}, and nothing would be compared. Use 1 or more."
         )
     with (
-        shown(progress, "check"),
+        showing(progress, "check"),
         one_work(unknown_work, "checks on short twins"),
         asked_rightly(routine, [output]),
     ):

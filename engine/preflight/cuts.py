@@ -44,7 +44,7 @@ def _enters(routine: Routine, step: int) -> bool:
 
 def _gradient(routine: Routine, params: Tensor, z: Metaparams, step: int) -> Tensor:
     total = torch.zeros_like(params)
-    with torch.enable_grad(), routine.binding.kept():
+    with torch.enable_grad(), routine.binding.keeping():
         for term in routine.terms(step):
             leaf = params if params.requires_grad else params.detach().requires_grad_()
             loss = routine.term_loss(leaf, term, z, step)

@@ -17,7 +17,7 @@ from engine.errors import ConfigurationError, naming_arguments
 from engine.numerics.determinism import deterministic
 from engine.progress.board import one_work
 from engine.progress.counted import forward_work, graph_work
-from engine.progress.displays import Shown, shown
+from engine.progress.displays import Shown, showing
 from engine.replay.at_once import at_once
 from engine.replay.batched import Together, evaluate_each, train_many
 from engine.replay.plain_training import evaluate, refuse_reader, train_unchecked
@@ -62,12 +62,12 @@ def whole_run_gradient(
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in point.items()}
     steps = routine.num_steps
     with (
-        shown(progress, "whole-run gradient") as meter,
+        showing(progress, "whole-run gradient") as meter,
         one_work(partial(graph_work, steps), "training with every graph"),
         deterministic(),
         torch.enable_grad(),
         without_checkpointing(),
-        routine.binding.kept(),
+        routine.binding.keeping(),
     ):
         _refuse_foreign(routine, output, point)
         start = routine.initial_state(leaves)
@@ -121,11 +121,11 @@ def _refuse_foreign(routine: Routine, output: Output, z: Metaparams) -> None:
     known, term = [*leaves.values(), *z.values()], next(routine.terms(0))
 
     def loss() -> Tensor:
-        with torch.enable_grad(), routine.reading(state), routine.binding.kept():
+        with torch.enable_grad(), routine.reading(state), routine.binding.keeping():
             return routine.term_loss(leaves["params"], routine.first_piece(term), z, 0)
 
     def value() -> Tensor:
-        with torch.enable_grad(), routine.binding.kept():
+        with torch.enable_grad(), routine.binding.keeping():
             return routine.evaluate(first_part(output), leaves)
 
     for what, function in (("loss", loss), ("output", value)):
@@ -187,7 +187,7 @@ def central_difference(
         return float(evaluate(exact, train_unchecked(exact, moved), output))
 
     with (
-        shown(progress, "central difference"),
+        showing(progress, "central difference"),
         one_work(partial(forward_work, 2 * routine.num_steps), "two trainings"),
     ):
         return (value_at(step_size) - value_at(-step_size)) / (2 * step_size)

@@ -94,7 +94,7 @@ class CheckReport(Document):
         return cls(verdict=worst, checks=list(checks))
 
     def __repr__(self) -> str:
-        wrong = [*self.named(Verdict.REFUSE), *self.named(Verdict.WARN)]
+        wrong = [*self.with_verdict(Verdict.REFUSE), *self.with_verdict(Verdict.WARN)]
         shown = ", ".join(f"{check.name} {check.verdict.value}s" for check in wrong)
         return f"CheckReport({self.verdict.value}: {shown or 'all'} of {len(self.checks)} checks)"
 
@@ -135,10 +135,10 @@ class CheckReport(Document):
                 found = found[part]
             return not {key, key.partition(".")[0]} & {*unread}
 
-        def told(check: Check) -> Check:
+        def with_fitting_settings(check: Check) -> Check:
             return check.model_copy(update={"settings": tuple(filter(helps, check.settings))})
 
-        return CheckReport.of([told(check) for check in self.checks])
+        return CheckReport.of([with_fitting_settings(check) for check in self.checks])
 
     def __getitem__(self, name: str) -> Check:
         return next(check for check in self.checks if check.name == name)
@@ -150,14 +150,14 @@ class CheckReport(Document):
             UntrustworthyError: If the verdict is ``refuse`` and the mode ``enforce``.
         """
         if self.verdict is Verdict.REFUSE and mode is PreflightMode.ENFORCE:
-            found = [check.in_recipe() for check in self.named(Verdict.REFUSE)]
+            found = [check.in_recipe() for check in self.with_verdict(Verdict.REFUSE)]
             raise UntrustworthyError(
                 "The preflight refuses this run, because its metagradient would not mean what it "
                 "should.\n" + "\n".join(found) + "\nTo run it all the same, set preflight=advise."
             )
         return self.sentences()
 
-    def named(self, verdict: Verdict) -> list[Check]:
+    def with_verdict(self, verdict: Verdict) -> list[Check]:
         """Return the checks with one verdict."""
         return [check for check in self.checks if check.verdict is verdict]
 
@@ -166,7 +166,7 @@ class CheckReport(Document):
         return [
             check.in_recipe()
             for verdict in (Verdict.REFUSE, Verdict.WARN)
-            for check in self.named(verdict)
+            for check in self.with_verdict(verdict)
         ]
 
     def warnings(self) -> list[str]:

@@ -34,7 +34,7 @@ from engine.recipes.code.user_code import raised, reload_file
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.problem_functions import names_code, places_of
 from engine.routine.coupled_loss import CoupledLoss
-from engine.routine.diagnosis import HELD_OUT, told
+from engine.routine.diagnosis import HELD_OUT, user_code_error
 from engine.routine.outputs import MeanLoss
 from engine.routine.own_state import Own, told_state
 from engine.routine.routine import Routine
@@ -172,8 +172,8 @@ def check_scores(recipe: DescentRecipe, store: str | None = None) -> None:
         check_chosen_by(recipe, build_problem(recipe, store))
         return
     built = build_problem(recipe, store)
-    check_choice(recipe.outer, _tried(recipe, built, "validation"))
-    _tried(recipe, built, "test")
+    check_choice(recipe.outer, _score_untrained(recipe, built, "validation"))
+    _score_untrained(recipe, built, "test")
     if built.data.show is not None:
         try:
             built.data.show(0)
@@ -191,10 +191,10 @@ def check_chosen_by(recipe: DescentRecipe, built: BuiltProblem) -> None:
         ConfigurationError: Says what is measured.
     """
     if recipe.outer.choose_by != "loss":
-        check_choice(recipe.outer, _tried(recipe, built, "validation"))
+        check_choice(recipe.outer, _score_untrained(recipe, built, "validation"))
 
 
-def _tried(recipe: DescentRecipe, built: BuiltProblem, split: str) -> dict[str, Any]:
+def _score_untrained(recipe: DescentRecipe, built: BuiltProblem, split: str) -> dict[str, Any]:
     """Return the scores of the untrained model on some examples of a split."""
     held_out = built.held_out[split]
     number = min(len(held_out), _TRIED)
@@ -205,7 +205,7 @@ def _tried(recipe: DescentRecipe, built: BuiltProblem, split: str) -> dict[str, 
         raise
     except Exception as error:
         what = f"The loss fails on {split} of problem {recipe.problem}"
-        raise told(what, error, HELD_OUT) from error
+        raise user_code_error(what, error, HELD_OUT) from error
 
 
 @lru_cache(maxsize=2)

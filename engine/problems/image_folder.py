@@ -90,7 +90,7 @@ def image_folder_problem(
         **dict[str, Any](splits),
         num_classes=len(classes),
         classes=classes,
-        notes=(*_told(left_out), *_told_folders(files["train"])),
+        notes=(*_omissions(left_out), *_told_folders(files["train"])),
         bounds=BOUNDS,
         score=class_scores,
         **_parts_by_name(homes, names),
@@ -122,7 +122,7 @@ def _parts_by_name(homes: dict[str, str], names: dict[str, list[str]]) -> dict[s
         homes: Split to the folder of its pictures.
         names: Split to the paths of its pictures in that folder.
     """
-    show = {name: _shown(homes[name], each) for name, each in names.items()}
+    show = {name: _picture_opener(homes[name], each) for name, each in names.items()}
     return {
         "names": names["train"],
         "groups": {"class": [path.partition("/")[0] for path in names["train"]]},
@@ -168,7 +168,7 @@ def _classes(
     return found
 
 
-def _told(left_out: dict[str, list[str]]) -> tuple[str, ...]:
+def _omissions(left_out: dict[str, list[str]]) -> tuple[str, ...]:
     """Say what was left out, each kind with its number and the first names."""
     return tuple(
         f"{len(paths)} {reason}: {', '.join(paths[:_SHOWN])}{', ...' * (len(paths) > _SHOWN)}."
@@ -289,7 +289,7 @@ def _content(url: str, path: str) -> bytes:
     return read_data(f"The picture {place}", place, "Repair or remove it.", MAX_BYTES)
 
 
-def _shown(url: str, names: list[str]) -> Callable[[int], Any]:
+def _picture_opener(url: str, names: list[str]) -> Callable[[int], Any]:
     """Return the function that opens the picture of a candidate, whole and in its own size."""
 
     def show(place: int) -> Any:  # noqa: ANN401 (an image of Pillow)

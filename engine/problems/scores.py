@@ -55,7 +55,9 @@ def mean_scores(
         with unchanged(model, "The loss"):
             losses = loss(model, batch).detach()
         sums["loss"] += float(losses.sum())
-        found = {name: _found(name, metric, model, batch) for name, metric in metrics.items()}
+        found = {
+            name: _metric_value(name, metric, model, batch) for name, metric in metrics.items()
+        }
         if whole is None:
             whole = {name for name, value in found.items() if value.ndim == 0}
         for name, value in found.items():
@@ -65,7 +67,7 @@ def mean_scores(
     means: dict[str, Any] = {name: value / total for name, value in sums.items()}
     for name in sorted(whole or ()):
         (everything,) = batches_of(examples, total)
-        means[name] = float(_found(name, metrics[name], model, everything))
+        means[name] = float(_metric_value(name, metrics[name], model, everything))
     return means
 
 
@@ -139,7 +141,7 @@ def check_choice(outer: OuterSettings, scores: Mapping[str, Any]) -> None:
     _ = outer.chooses_highest
 
 
-def _found(name: str, metric: Metric, model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 (any batch)
+def _metric_value(name: str, metric: Metric, model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 (any batch)
     """Return the value of a metric of a model on a batch.
 
     Raises:

@@ -56,16 +56,18 @@ def own_model(name: str, known: Mapping[str, Any]) -> Callable[[int], nn.Module]
         ConfigurationError: If there is no such class, or it takes other arguments.
     """
     make = load_object(name, "arguments.model")
-    given = _given(make, known, name)
+    given = _matching_arguments(make, known, name)
 
-    def made(seed: int) -> nn.Module:
+    def make_model(seed: int) -> nn.Module:
         with seeded(seed, "own model"):
             return make(**given)
 
-    return made
+    return make_model
 
 
-def _given(make: Callable[..., Any], known: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _matching_arguments(
+    make: Callable[..., Any], known: Mapping[str, Any], name: str
+) -> dict[str, Any]:
     parameters = inspect.signature(make).parameters.values()
     needed = [each.name for each in parameters if each.default is each.empty]
     missing = [each for each in needed if each not in known]

@@ -1,7 +1,7 @@
 """Progress of a run: its stages, its outer steps, and the time that is left.
 
 Whoever carries a run out writes on its board; a terminal, a notebook and Prefect's UI look at it
-(``Board.seen``) when they like, from threads of their own.
+(``Board.snapshot``) when they like, from threads of their own.
 """
 
 import math
@@ -204,7 +204,7 @@ class Board:
         """Take the board from its meter: its run has stopped, others may go on."""
         self.meter.boards.remove(self)
 
-    def seen(self) -> Snapshot:
+    def snapshot(self) -> Snapshot:
         """Return where the run stands now."""
         with self._lock:
             now = self._clock() if self._ended is None else self._ended

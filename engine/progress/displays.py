@@ -64,7 +64,7 @@ class Scores:
     def look(self) -> None:
         """Say what is new."""
         for board in list(self._meter.boards):
-            seen, known = board.seen(), self._said.get(board, 0)
+            seen, known = board.snapshot(), self._said.get(board, 0)
             for place in range(known, len(seen.outer)):
                 sentence = seen.outer_sentence(place, timed=self._timed)
                 self._write(_whose(self._meter, seen) + capital(sentence))
@@ -95,7 +95,7 @@ class PlainLines:
     def look(self) -> None:
         """Say what is new."""
         self._scores.look()
-        seen = [board.seen() for board in list(self._meter.boards)]
+        seen = [board.snapshot() for board in list(self._meter.boards)]
         going = [each for each in seen if not each.is_finished]
         silent = self._clock() - self._last >= self._pause()
         if going and silent:
@@ -158,7 +158,7 @@ Shown = bool | Callable[[Snapshot], object]
 
 
 @contextmanager
-def shown(progress: Shown, awaits: str = "") -> Iterator[Meter]:
+def showing(progress: Shown, awaits: str = "") -> Iterator[Meter]:
     """Show, or hand on, how far what is computed inside the block is.
 
     Args:
@@ -180,7 +180,7 @@ def shown(progress: Shown, awaits: str = "") -> Iterator[Meter]:
 
             def hand_on() -> None:
                 for board in list(meter.boards):
-                    call(board.seen())
+                    call(board.snapshot())
 
             with ticking(hand_on):
                 yield meter

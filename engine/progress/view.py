@@ -41,7 +41,7 @@ class Picture:
         self, console: "rich.console.Console", options: "rich.console.ConsoleOptions"
     ) -> "Iterator[rich.console.RenderableType]":
         """Draw what is seen now."""
-        seen = [board.seen() for board in list(self._meter.boards)]
+        seen = [board.snapshot() for board in list(self._meter.boards)]
         going = [each for each in seen if not each.is_finished]
         if going or (seen and not self._meter.words):
             yield draw(going or seen[-_MOST_RUNS:], self._clean)

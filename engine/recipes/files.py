@@ -365,11 +365,11 @@ def _find(recipe: str) -> Path:
     refuse_secrets("The recipe", recipe, is_place=True)
     raise ConfigurationError(
         f"There is no recipe {recipe!r}: neither a shipped one nor a file. Use one of "
-        f"{_shipped()}, or the path of a YAML file.{_meant(recipe)}"
+        f"{_shipped()}, or the path of a YAML file.{_suggestion(recipe)}"
     )
 
 
-def _meant(recipe: str) -> str:
+def _suggestion(recipe: str) -> str:
     return did_you_mean(recipe, _names())
 
 

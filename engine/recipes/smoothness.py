@@ -49,7 +49,7 @@ class SmoothnessSettings(Settings):
     """Whether the trainings go one after the other, or as one batched run where the model is small
     enough and comes to the same."""
 
-    def named(self) -> dict[str, Any]:
+    def naming_settings(self) -> dict[str, Any]:
         """Return the settings that name a run: how trainings are carried out, if not by default."""
         default = type(self).model_fields["retraining"].default
         hidden = {"retraining"} if self.retraining is default else set[str]()
@@ -77,7 +77,7 @@ class MetasmoothnessRecipe(DescentRecipe):
     @property
     def descent(self) -> DescentRecipe:
         """The recipe of a descent with the same training, under the name of this measurement."""
-        return descent_of(self, f"{self.name}-{digest(self.smoothness.named())[:4]}")
+        return descent_of(self, f"{self.name}-{digest(self.smoothness.naming_settings())[:4]}")
 
 
 class SearchSettings(Settings):
@@ -129,7 +129,7 @@ class SmoothSearchRecipe(DescentRecipe):
     def descent(self) -> DescentRecipe:
         """The recipe of a descent with the unchanged training, under the name of this search."""
         settings = self.model_dump(mode="json", include={"search"})
-        settings["smoothness"] = self.smoothness.named()
+        settings["smoothness"] = self.smoothness.naming_settings()
         return descent_of(self, f"{self.name}-{digest(settings)[:4]}")
 
     def trainings(self) -> list[DescentRecipe]:

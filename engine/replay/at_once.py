@@ -43,7 +43,7 @@ def _kept_bytes(routine: Routine) -> int:
     params = state["params"].detach().requires_grad_()
     term = next(routine.terms(0))
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-    with torch.enable_grad(), hooks, routine.binding.kept(), routine.reading(state):
+    with torch.enable_grad(), hooks, routine.binding.keeping(), routine.reading(state):
         loss = routine.term_loss(params, term, z, 0)
     del loss
     return sum(found.values()) + 1

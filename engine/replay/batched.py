@@ -334,7 +334,7 @@ def _batched_gradient(
 
     batched = vmap(loss, in_dims=(0, 0, None if shared else 0), randomness="same")
     leaf = params.detach().requires_grad_()
-    with torch.enable_grad(), routine.binding.kept():
+    with torch.enable_grad(), routine.binding.keeping():
         losses = batched(_views(routine, leaf), z, indices)
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
     return gradient, losses.detach()
@@ -345,7 +345,7 @@ def _views(routine: Routine, params: Tensor) -> dict[str, Tensor]:
     layout = routine.layout
     parts = params.split_with_sizes(layout.sizes, dim=1)
     watch(dict(zip(layout.shapes, parts, strict=True)))
-    return layout.named(parts)
+    return layout.by_name(parts)
 
 
 def _stacked(points: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

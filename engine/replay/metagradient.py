@@ -15,7 +15,7 @@ from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
 from engine.progress.board import one_work
 from engine.progress.counted import whole_work
-from engine.progress.displays import Shown, shown
+from engine.progress.displays import Shown, showing
 from engine.recipes.replay import ReplaySettings, ScheduleName, replay_from
 from engine.replay.borders import Borders
 from engine.replay.fastest import with_fitting_schedule
@@ -162,7 +162,7 @@ def metagradient(
         Engstrom et al. 2025, arXiv:2503.13751 (REPLAY).
     """
     replay = replay_from(options, "metagradient", _OTHERS)
-    with shown(progress, "metagradient"):
+    with showing(progress, "metagradient"):
         (found,) = differentiate(routine, [output], z, replay, store, witness=witness)
     return found
 
@@ -198,7 +198,7 @@ def metagradients(
         Measured in ``tests/bench/bench_outputs.py``.
     """
     replay = replay_from(options, "metagradients", _OTHERS)
-    with shown(progress, "metagradients"):
+    with showing(progress, "metagradients"):
         return differentiate(routine, outputs, z, replay, store, witness=witness)
 
 
@@ -231,7 +231,7 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
         place = f"{place.rstrip('/')}/skip-idle"
     if replay.schedule is not ScheduleName.AUTO:
         schedule_maker(replay)  # refuses what is impossible before anything is tried
-    seen, first = tried(routine, outputs, point, witness=witness, twice=twice)
+    seen, first = check_one_step(routine, outputs, point, witness=witness, twice=twice)
     step_vjp = make_vjp(
         replay.vjp,
         micro_batch=replay.micro_batch,
@@ -262,7 +262,7 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
     return _results(routine, sweep, len(outputs), seen)
 
 
-def tried(
+def check_one_step(
     routine: Routine,
     outputs: Sequence[Output],
     z: Metaparams,

@@ -46,7 +46,7 @@ def seed_adjoint(
     total = torch.zeros((), dtype=leaves[evaluated].dtype, device=leaves[evaluated].device)
     adjoint = {name: torch.zeros_like(row) for name, row in state.items()}
     for part in parts_of(output):
-        with torch.enable_grad(), routine.binding.kept():
+        with torch.enable_grad(), routine.binding.keeping():
             value = routine.evaluate(part, {**state, **leaves})
             look(value)
             with whole_derivatives():

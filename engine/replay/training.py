@@ -5,7 +5,7 @@ from functools import partial
 from engine.errors import naming_arguments
 from engine.progress.board import one_work
 from engine.progress.counted import forward_work
-from engine.progress.displays import Shown, shown
+from engine.progress.displays import Shown, showing
 from engine.progress.meter import doing
 from engine.replay.plain_training import train_unchecked
 from engine.routine.diagnosis import asked_rightly, told_while_training
@@ -44,7 +44,7 @@ def train(
     if witness:
         refuse_memory(routine, point)
     refuse_misfit(routine, point)
-    with shown(progress, "train"):
+    with showing(progress, "train"):
         with asked_rightly(routine, []):
             first = FirstCalls(routine, refuse_low_precision(routine, point))
         if witness:

@@ -179,7 +179,7 @@ def _table(table: Table) -> str:
         return ""
     names = list(table.columns)
     lines = [names, ["---"] * len(names)]
-    shown = _shown(table)
+    shown = _rows_to_show(table)
     lines += [[_plain(str(row.get(name, ""))) for name in names] for row in shown]
     written = "\n".join(f"| {' | '.join(line)} |" for line in [map(_plain, names), *lines[1:]])
     more = len(table.rows) - len(shown)
@@ -189,7 +189,7 @@ def _table(table: Table) -> str:
     return f"{written}\n\n... {rest}"
 
 
-def _shown(table: Table) -> list[Mapping[str, Any]]:
+def _rows_to_show(table: Table) -> list[Mapping[str, Any]]:
     """Return the rows that are shown: the first, or of a table with marks some over all of it."""
     last = len(table.rows) - 1
     if last < ROWS or not table.marked:

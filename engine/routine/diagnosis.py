@@ -46,7 +46,7 @@ def asked_rightly(routine: Routine, outputs: Sequence[Output]) -> AbstractContex
         _diagnose(routine, outputs, error)
         if _is_theirs(error):
             what = "A call of your code fails, and goes well when it is made again"
-            raise told(what, error, _AGAIN) from error
+            raise user_code_error(what, error, _AGAIN) from error
 
     return _explained(explain)
 
@@ -72,13 +72,13 @@ def told_by_witness() -> AbstractContextManager[None]:
 def _tell_again(error: Exception) -> None:
     if _line(error):
         what = "The first calls of your code went well, and a later one fails"
-        raise told(what, error, _AGAIN) from error
+        raise user_code_error(what, error, _AGAIN) from error
 
 
 def _tell_later(error: Exception) -> None:
     if _is_theirs(error):
         what = "The first step went well, and a later one fails in your code"
-        raise told(what, error, _LATER) from error
+        raise user_code_error(what, error, _LATER) from error
 
 
 def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> None:
@@ -92,32 +92,32 @@ def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> 
     params = routine.initial_state()["params"].detach().requires_grad_()
     state = {**routine.initial_state(), "params": params}
     with torch.enable_grad():
-        found, failure = _tried(lambda: routine.loss_inputs(term, routine.point(), 0))
+        found, failure = _attempt(lambda: routine.loss_inputs(term, routine.point(), 0))
         if failure is not None:
-            raise told("The batch of step 0 cannot be made", failure, _SHAPE) from error
+            raise user_code_error("The batch of step 0 cannot be made", failure, _SHAPE) from error
         batch, given = found
 
         def loss(model: nn.Module) -> Any:  # noqa: ANN401 (whatever the loss returns)
             return routine.loss(model, batch, **given)  # pyright: ignore[reportCallIssue] (checked when made)
 
         with routine.reading(state), routine.seeded(term, 0):
-            found, failure = _tried(lambda: routine.call(loss, params, training=True))
+            found, failure = _attempt(lambda: routine.call(loss, params, training=True))
         if failure is not None:
             rule = _COPY if _works_on_given(routine, term, loss) else _LOSS
-            raise told("The loss fails on the batch of step 0", failure, rule) from error
+            raise user_code_error("The loss fails on the batch of step 0", failure, rule) from error
         if not isinstance(found, Tensor) and coupled(routine.loss) is None:
             one_each(found, len(term.indices))
         _diagnose_update(routine, state, error)
         if routine.own is not None:
-            _, failure = _tried(lambda: routine.moved_own(state, params, routine.point(), 0))
+            _, failure = _attempt(lambda: routine.moved_own(state, params, routine.point(), 0))
             if failure is not None:
-                raise told("advance fails after step 0", failure, _ADVANCE) from error
+                raise user_code_error("advance fails after step 0", failure, _ADVANCE) from error
         for output in outputs:
-            _, failure = _tried(lambda o=output: routine.evaluate(o, state))
+            _, failure = _attempt(lambda o=output: routine.evaluate(o, state))
             if failure is not None:
                 of_losses = isinstance(output, MeanLoss)
                 what = "The loss fails on held-out examples" if of_losses else _FAILED_OUTPUT
-                raise told(what, failure, HELD_OUT if of_losses else _OUTPUT) from error
+                raise user_code_error(what, failure, HELD_OUT if of_losses else _OUTPUT) from error
 
 
 def _diagnose_update(routine: Routine, state: State, error: Exception) -> None:
@@ -134,13 +134,13 @@ def _diagnose_update(routine: Routine, state: State, error: Exception) -> None:
             return routine.update(rows, gradient, routine.point(), 0)
 
     what = f"The update of optimizer {optimizer.name!r} fails at step 0"
-    found, failure = _tried(lambda: update(graph=False))
+    found, failure = _attempt(lambda: update(graph=False))
     if failure is not None:
-        raise told(what, failure, _UPDATE) from error
+        raise user_code_error(what, failure, _UPDATE) from error
     refuse_other_tensors(optimizer, without_buffers(state), found, 0)
-    _, failure = _tried(lambda: update(graph=True))
+    _, failure = _attempt(lambda: update(graph=True))
     if failure is not None:
-        raise told(f"{what}, where its derivative is wanted", failure, _PURE) from error
+        raise user_code_error(f"{what}, where its derivative is wanted", failure, _PURE) from error
 
 
 def _is_theirs(error: Exception) -> bool:
@@ -158,7 +158,7 @@ def _works_on_given(routine: Routine, term: Term, loss: Callable[[nn.Module], ob
     buffers = [(buffer, buffer.detach().clone()) for buffer in given.buffers()]
     try:
         with routine.seeded(term, 0):
-            return _tried(lambda: loss(given))[1] is None
+            return _attempt(lambda: loss(given))[1] is None
     finally:
         with torch.no_grad():
             for buffer, before in buffers:
@@ -244,7 +244,7 @@ HELD_OUT = "It is given them as it is given those that are trained on: with the 
 """The remedy for a loss that fails on examples of another split."""
 
 
-def told(what: str, failure: Exception, rule: str) -> ConfigurationError:
+def user_code_error(what: str, failure: Exception, rule: str) -> ConfigurationError:
     """Return an error of the user's own code as a message.
 
     Args:
@@ -284,7 +284,7 @@ _NOT_THE_USERS = (
 )
 
 
-def _tried(action: Any) -> tuple[Any, Exception | None]:  # noqa: ANN401 (whatever is handed in)
+def _attempt(action: Any) -> tuple[Any, Exception | None]:  # noqa: ANN401 (whatever is handed in)
     try:
         return action(), None
     except EngineError:

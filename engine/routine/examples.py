@@ -177,7 +177,7 @@ def examples_from(given: Any, device: torch.device) -> Any:  # noqa: ANN401 (wha
     if isinstance(given, Batches):
         return given
     if isinstance(given, Collated):
-        return _tried(Samples(given.samples, device, len(given), given.collate))
+        return _try_one_batch(Samples(given.samples, device, len(given), given.collate))
     _refuse_streams(given)
     if isinstance(given, Tensor):
         return constant(given)
@@ -334,7 +334,7 @@ def _by_index(given: Any, device: torch.device) -> Any:  # noqa: ANN401 (whateve
     ) from wrong
 
 
-def _tried(samples: Samples) -> Samples:
+def _try_one_batch(samples: Samples) -> Samples:
     """Make one batch, so that what cannot be put together is said before training."""
     if len(samples) == 0:
         raise DataError("There are no training examples. Give at least one.")

@@ -100,11 +100,11 @@ class Layout:
         # split, not one slice each: the backward pass of split is a single concatenation.
         parts = flat.split_with_sizes(self.sizes)
         if self.complexes:
-            return self.named(parts)
+            return self.by_name(parts)
         pairs = zip(self.shapes.items(), parts, strict=True)  # as every small step does
         return {name: p if len(shape) == 1 else p.view(shape) for (name, shape), p in pairs}
 
-    def named(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
+    def by_name(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
         """Name the parts, each of shape (..., its numbers), and give them their shapes."""
         pairs = zip(self.shapes, parts, strict=True)
         return {name: self._shaped(name, part) for name, part in pairs}

@@ -194,9 +194,9 @@ def parted(
             (Layout(shapes, layout.dtype, layout.complexes.intersection(shapes)), each, prefix)
             for shapes, each, prefix in ((chosen, first, ""), (others, rest, REST))
         ]
-        return _Parts(layout, [(p, each.on(p, device), prefix) for p, each, prefix in parts]).made(
-            name, hyper
-        )
+        return _Parts(
+            layout, [(p, each.on(p, device), prefix) for p, each, prefix in parts]
+        ).optimizer(name, hyper)
 
     init, update = unfitted(name)
     return Optimizer(name, hyper, init, update, fit=fit)
@@ -214,7 +214,7 @@ class _Parts:
     layout: Layout
     parts: list[tuple[Layout, Optimizer, str]]
 
-    def made(self, name: str, hyper: Mapping[str, float | Sequence[float]]) -> Optimizer:
+    def optimizer(self, name: str, hyper: Mapping[str, float | Sequence[float]]) -> Optimizer:
         recovers = all(each.recover is not None for _, each, _ in self.parts)
         return Optimizer(name, hyper, self.init, self.update, self.recover if recovers else None)
 
@@ -229,12 +229,12 @@ class _Parts:
         return self.layout.flatten(views)
 
     def _own(self, part: Layout, prefix: str, state: Mapping[str, Tensor]) -> State:
-        moments = _named(prefix, {n: row for n, row in state.items() if n != "params"})
+        moments = _of_part(prefix, {n: row for n, row in state.items() if n != "params"})
         return {"params": self._gather(part, state["params"]), **moments}
 
     def _hyper(self, part: Layout, prefix: str, hyper: Hyperparameters) -> Hyperparameters:
         common = {n: hyper[n] for n in ("learning_rate", USED, UPDATES) if n in hyper}
-        own = {**_named(prefix, hyper), **common}
+        own = {**_of_part(prefix, hyper), **common}
         return {
             name: self._gather(part, value)
             if isinstance(value, Tensor) and value.ndim  # one number for each parameter
@@ -271,7 +271,7 @@ class _Parts:
         return self._whole(found)
 
 
-def _named(prefix: str, given: Mapping[str, _Value]) -> dict[str, _Value]:
+def _of_part(prefix: str, given: Mapping[str, _Value]) -> dict[str, _Value]:
     """Return the values that belong to one of the two parts, under that part's own names."""
     if prefix:
         return {n.removeprefix(prefix): v for n, v in given.items() if n.startswith(prefix)}

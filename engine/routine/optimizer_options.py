@@ -54,7 +54,7 @@ def with_options(optimizer: Optimizer, **options: Unpack[OptimizerOptions]) -> O
         ConfigurationError: If there is no such option, or both ways of clipping are asked for.
     """
     for name in options.keys() - OptimizerOptions.__annotations__.keys():
-        meant = _meant(name, optimizer)
+        meant = _suggestion(name, optimizer)
         raise ConfigurationError(
             f"The optimizer {optimizer.name} has no option {name!r}, which would be left out "
             f"without a word. {meant}See help() of its function, e.g. help(engine.sgd)."
@@ -63,7 +63,7 @@ def with_options(optimizer: Optimizer, **options: Unpack[OptimizerOptions]) -> O
     return _clipped(grouped, options.get("clip_norm"), options.get("clip_value"))
 
 
-def _meant(name: str, optimizer: Optimizer) -> str:
+def _suggestion(name: str, optimizer: Optimizer) -> str:
     """Say what somebody may have looked for who gave an option that there is not."""
     reads = dict.fromkeys(optimizer.hyperparameters)
     if name in ("lr", "learning_rate"):

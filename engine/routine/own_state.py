@@ -68,7 +68,7 @@ class OwnState:
                 "in both: tensors by name, and a function that maps (state, params, batch, step) "
                 "to the next state."
             )
-        made = _made(given, params)
+        made = _first_state(given, params)
         leaves, structure = tree_flatten_with_path(made)
         for path, leaf in leaves:
             if not isinstance(leaf, Tensor):
@@ -86,7 +86,7 @@ class OwnState:
 
     def initial(self, params: Mapping[str, Tensor]) -> Tensor:
         """Return the vector at step 0, given the parameters by name, shape (own,)."""
-        return self.flatten(_made(self.given, params))
+        return self.flatten(_first_state(self.given, params))
 
     def views(self, flat: Tensor) -> Own:
         """Return the state as the problem calls it, without a copy."""
@@ -109,7 +109,7 @@ class OwnState:
         return self.layout.flatten(found)
 
 
-def _made(given: Mapping[str, Any], params: Mapping[str, Tensor]) -> Own:
+def _first_state(given: Mapping[str, Any], params: Mapping[str, Tensor]) -> Own:
     """Return the first state: constants where they were, functions called on the parameters."""
     device = next(iter(params.values())).device
 

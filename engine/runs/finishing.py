@@ -52,7 +52,7 @@ def finish(store: str, record: _Record, report: Callable[[_Record], Report]) -> 
     renewed = [each for each in claims if each not in stale]
     asked = [*renewed, *asked]
     tokens = {"claims": sorted(each.token for each in renewed if each.token)}
-    ending = record.ending.model_copy(update={**tokens, **_said(store, record, renewed)})
+    ending = record.ending.model_copy(update={**tokens, **_common_fields(store, record, renewed)})
     record = record.model_copy(update={"ending": ending})
     ended, runs = read_ending(before), {run, *parts}
     repeated = (
@@ -85,7 +85,7 @@ def finish(store: str, record: _Record, report: Callable[[_Record], Report]) -> 
     return record
 
 
-def _said(store: str, record: FinishedRun, claims: Iterable[Claim]) -> dict[str, Any]:
+def _common_fields(store: str, record: FinishedRun, claims: Iterable[Claim]) -> dict[str, Any]:
     """Return the fields of a record that lists of runs and ``mgd clean`` read, for any kind."""
     small = {f"{each.stage}/{each.key}" for each in claims if each.stage not in record.bulky}
     results = {f"{ref.stage}/{ref.key}" for ref in record.refs_to_keep(store)}

@@ -14,7 +14,7 @@ from engine.reports.sections import Number, Page, Section, Table
 from engine.reports.units import write_duration
 from engine.runs.certificates import read_certificate
 from engine.runs.finished import FinishedRun
-from engine.runs.report import TRUST, all_checks, asked, tried, trust
+from engine.runs.report import TRUST, all_checks, changes_section, preflight_summary, trust
 from engine.storage.location import join
 from engine.storage.places import RUN, run_folder
 from engine.storage.records import read_bytes, write_bytes
@@ -45,7 +45,7 @@ def page_of_stages(
         checks: What its preflight found, once that is there.
     """
     numbers: list[Number] = []
-    sections = [asked(recipe)]
+    sections = [changes_section(recipe)]
     if seen is not None:
         left = "" if seen.left is None else f"{about(seen.left)} left"
         numbers = [
@@ -55,7 +55,7 @@ def page_of_stages(
         rows = [{"stages": what, "done": f"{done} of {all_}"} for what, done, all_ in seen.parts]
         sections.append(Section("What is done", tables=[Table(rows)]))
     if checks is not None:
-        notes, chips = tried(checks)
+        notes, chips = preflight_summary(checks)
         sections.append(Section(TRUST, notes, chips=chips))
     sections += [each for each in [all_checks(checks)] if each is not None]
     return Page(

@@ -58,7 +58,7 @@ def compose(store: str, record: FinishedRun, own: Report) -> Page:
     """Return the whole page of a run."""
     certificate = read_certificate(store, record.run)
     sections = [
-        asked(record.recipe),
+        changes_section(record.recipe),
         *own.sections,
         cost(store, record),
         trust(record, certificate),
@@ -87,7 +87,7 @@ def head(record: FinishedRun, title: str = "", sections: Sequence[Section] = ())
     )
 
 
-def asked(recipe: DescentRecipe) -> Section:
+def changes_section(recipe: DescentRecipe) -> Section:
     """Return the section of settings that differ from the shipped recipe and the defaults."""
     notes = [recipe.description] if recipe.description else []
     changes, name = beside_shipped(recipe), recipe.name
@@ -176,16 +176,16 @@ def trust(record: FinishedRun, certificate: Certificate | None) -> Section:
             f"Verified at {certificate.made[:16].replace('T', ' ')} UTC with seed "
             f"{certificate.seed}: {certificate.verdict}. {certificate.sentence()}"
         )
-        lines += [_said(each) for each in certificate.checks]
+        lines += [_check_line(each) for each in certificate.checks]
     else:
         lines.append(how_verified(record.run, in_parts=record.verifiable))
     if record.checks is None or not record.checks.checks:
         return Section(TRUST, ["No preflight belongs to this kind of run."], lines)
-    notes, chips = tried(record.checks)
+    notes, chips = preflight_summary(record.checks)
     return Section(TRUST, notes, lines, chips=chips)
 
 
-def tried(report: CheckReport) -> tuple[list[str], dict[str, str]]:
+def preflight_summary(report: CheckReport) -> tuple[list[str], dict[str, str]]:
     """Return the result of a preflight: a sentence, and the number of each check by name."""
     checks = report.checks
     passed = sum(each.verdict is Verdict.PASS for each in checks)
@@ -194,15 +194,15 @@ def tried(report: CheckReport) -> tuple[list[str], dict[str, str]]:
         "passed. Each check is shown with its number and its limit; All checks of the preflight "
         "explains them."
     )
-    return [sentence], {each.name: _found(each) for each in checks}
+    return [sentence], {each.name: _verdict_and_limit(each) for each in checks}
 
 
-def _said(check: Check) -> str:
+def _check_line(check: Check) -> str:
     told = ", ".join(filter(None, [str(check.verdict), _measured(check)]))
     return f"{check.name}: {told}. {check.cause}".strip()
 
 
-def _found(check: Check) -> str:
+def _verdict_and_limit(check: Check) -> str:
     """Return the verdict on a check where it is not passed, its number, and the limit."""
     measured = _measured(check)
     if check.verdict is Verdict.PASS:

@@ -68,7 +68,7 @@ def schedule_maker(replay: ReplaySettings, *, in_store: bool = False) -> NamedSc
         replay = replay.model_copy(update={"unroll": 1})
     two_tiers = schedule_of(replay.schedule).starts_in_slow_tier
     slow = Tier.STORE if in_store else Tier.HOST
-    return _tried(
+    return _refusing_impossible(
         NamedScheduleMaker(
             replay,
             Tier.STORE if in_store and not two_tiers else Tier.MEMORY,
@@ -77,7 +77,7 @@ def schedule_maker(replay: ReplaySettings, *, in_store: bool = False) -> NamedSc
     )
 
 
-def _tried(maker: NamedScheduleMaker) -> NamedScheduleMaker:
+def _refusing_impossible(maker: NamedScheduleMaker) -> NamedScheduleMaker:
     """Return a maker; refuse impossible settings now, before anything is trained."""
     kary_schedule(1, maker.replay.arity)  # which the default of num_slots is counted from
     list(maker(1, 0))

@@ -118,7 +118,7 @@ def made_ahead(stage: "Stage[[]]", run: Run) -> Iterator[None]:
         ahead.stop()
 
 
-def taken(stage: "Stage[...]", run: Run, key: str) -> "tuple[Made, float] | None":
+def take(stage: "Stage[...]", run: Run, key: str) -> "tuple[Made, float] | None":
     """Return the value made ahead of a stage that is asked for now, and its seconds; None if none.
 
     Args:

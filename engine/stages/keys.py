@@ -115,7 +115,7 @@ def stage_key(declared: Declaration, run: Run, inputs: dict[str, Any]) -> str:
         settings["outer"] |= recipe.rule.model_dump(mode="json", include={"update", "step_size"})
     if declared.reverses:
         settings["product"] = [run.settled.replay.vjp, recipe.replay.micro_batch]
-    found = problem.kind.found()
+    found = problem.kind.computed()
     content = {
         "stage": declared.name,
         "settings": settings,

@@ -82,7 +82,7 @@ class Stage(Generic[P]):
         inputs = self.inputs(run, *args, **kwargs)
         before = None
         if ahead.is_any():
-            before = ahead.taken(self, run, self.key(run, *args, **kwargs))
+            before = ahead.take(self, run, self.key(run, *args, **kwargs))
         made, spent = (None, 0.0) if before is None else before
         return run_stage(
             self.declared,

@@ -275,7 +275,7 @@ def update(run: Run, outer_step: int, value: Ref, gradient: Ref) -> Made:
         run.problem.kind,
         before["value"],
         metagradient,
-        _named(before, "outer_"),
+        _rows_below(before, "outer_"),
         outer_step,
     )
     return {"value": moved, **_prefixed(memory, "outer_")}, {
@@ -322,6 +322,6 @@ def _prefixed(tensors: dict[str, Tensor], prefix: str) -> State:
     return {prefix + name: tensor.reshape(-1) for name, tensor in tensors.items()}
 
 
-def _named(rows: State, prefix: str) -> dict[str, Tensor]:
+def _rows_below(rows: State, prefix: str) -> dict[str, Tensor]:
     found = {name: row for name, row in rows.items() if name.startswith(prefix)}
     return {name.removeprefix(prefix): row for name, row in found.items()}

@@ -29,11 +29,11 @@ from engine.step.programs.compiling import (
     make_loss,
     make_update,
     make_views,
-    named,
     options,
     read_routine,
     reading,
     step_inputs,
+    with_prefix,
 )
 from engine.step.reference import difference, step_vjp
 from engine.types import Metaparams, State
@@ -198,10 +198,10 @@ def step_product(parts: Mapping[str, Part], values: Inputs) -> Inputs:
     """Return the product of a step, as a whole of ``engine.step.programs.captured``."""
     sources = {n: row for n, row in values.items() if n.startswith((_STATE, _FROM_Z))}
     others = {n: value for n, value in values.items() if n not in sources}
-    cotangent = named(values, _COTANGENT)
+    cotangent = with_prefix(values, _COTANGENT)
 
     def step(sources: Inputs) -> Inputs:
-        inputs = {**others, **sources, **named(sources, _FROM_Z)}
+        inputs = {**others, **sources, **with_prefix(sources, _FROM_Z)}
 
         gradient = grad(partial(loss_at, parts, inputs))(sources[_STATE + "params"])
         following = parts["update"]({**inputs, "gradient": gradient})

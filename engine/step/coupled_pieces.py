@@ -94,7 +94,7 @@ def gradient_in_pieces(
     with torch.no_grad():
         known = torch.cat([embed(leaf) for embed in cut.pieces()])
     constant = {name: value.detach() for name, value in z.items()}
-    with torch.enable_grad(), routine.binding.kept():
+    with torch.enable_grad(), routine.binding.keeping():
         inputs = known.requires_grad_()
         loss = cut.coupled(inputs, leaf, constant)
         by_embedding, gradient = _by_embeddings(loss, inputs, leaf)
@@ -123,7 +123,7 @@ def pull_in_pieces(
     for product in products:
         known, moving = _embeddings(cut, params, product.direction)
         z = {name: value.detach().requires_grad_() for name, value in leaves.items()}
-        with torch.enable_grad(), routine.binding.kept():
+        with torch.enable_grad(), routine.binding.keeping():
             inputs = known.requires_grad_()
             loss = cut.coupled(inputs, leaf, z)
             by_embedding, by_params = _by_embeddings(loss, inputs, leaf, create_graph=True)
@@ -162,7 +162,7 @@ def _pull_embeddings(
     total, start = torch.zeros_like(params), 0
     for embed in cut.pieces():
         leaf = params.detach().requires_grad_()
-        with torch.enable_grad(), cut.routine.binding.kept():
+        with torch.enable_grad(), cut.routine.binding.keeping():
             found = embed(leaf)
             rows = slice(start, start + len(found))
             start += len(found)

@@ -35,7 +35,7 @@ def check_twice_differentiable(routine: Routine, params: Tensor, z: Metaparams, 
     first = routine.first_piece(next(routine.terms(step)))
     if routine.compile:  # a compiled graph has nodes of its own
         routine = replace(routine, compile=False)
-    with named_refusals(step), routine.binding.kept():
+    with named_refusals(step), routine.binding.keeping():
         gradient, _ = term_gradient(routine, leaf, first, z, step, create_graph=True)
         # Ones of their own, because kernels of grouped products refuse those of a sum, which are
         # one number in many places.
@@ -56,7 +56,7 @@ def term_gradient(
         return gradient_in_pieces(routine, params, term, z, step)
     if _is_compiled(routine, term, create_graph):
         return compiled_gradient(routine, params, term, z, step)
-    with torch.enable_grad(), routine.binding.kept():
+    with torch.enable_grad(), routine.binding.keeping():
         loss = routine.term_loss(params, term, z, step)
         if not loss.requires_grad:
             raise UndifferentiableError(

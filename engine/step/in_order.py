@@ -54,7 +54,7 @@ def pull_in_order(  # noqa: PLR0913 (a step, and how it is cut)
     """
     leaves = entering(routine, z, step)
     params = state["params"].detach().requires_grad_()
-    with routine.binding.kept():
+    with routine.binding.keeping():
         with noting_used() as seen:
             batch, _, rows = batch_in_order(routine, state, params, z, step)
             with routine.reading(state):
@@ -181,7 +181,7 @@ def _losses(routine: Routine, params: Tensor, term: Term, z: Metaparams, step: i
         if not wants_a_graph(error):
             raise
     leaf = params.detach().requires_grad_()
-    with torch.enable_grad(), routine.binding.kept():
+    with torch.enable_grad(), routine.binding.keeping():
         return routine.term_losses(leaf, term, z, step).detach()
 
 

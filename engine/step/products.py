@@ -239,7 +239,7 @@ def pull_own(
         return cotangent, []
     before = {n: state[n].detach().requires_grad_() for n in ("params", OWN, BUFFERS) if n in state}
     after = following["params"].detach().requires_grad_()
-    with torch.enable_grad(), routine.binding.kept():
+    with torch.enable_grad(), routine.binding.keeping():
         moved = routine.moved_own(before, after, z, step)[OWN]
         params, others = before.pop("params"), {of_state(n): row for n, row in before.items()}
         sources = {PARAMS: params, **others, **z}

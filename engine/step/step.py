@@ -83,7 +83,7 @@ def traced_step(routine: Routine, state: State, z: Metaparams, step: int) -> Sta
         row = state
         for term in routine.terms(step):
             is_batch = term.purpose[0] == "batch"
-            with routine.reading(row if is_batch else state) as calls, routine.binding.kept():
+            with routine.reading(row if is_batch else state) as calls, routine.binding.keeping():
                 loss = routine.term_loss(params, term, z, step)
                 (share,) = torch.autograd.grad(loss, params, create_graph=True)
             gradient = gradient + routine.hooked_term(share, step, term.shard)
@@ -154,7 +154,7 @@ class StepGraph:
         whether they can be run; see ``engine.step.pulls``.
         """
         routine, step, leaves = self.routine, self.step, self.leaves
-        with named_refusals(step), routine.binding.kept():
+        with named_refusals(step), routine.binding.keeping():
             routine.binding.put(self.held)
             before = without_buffers(self.state)
             after: State = {}
@@ -227,7 +227,7 @@ def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepG
     statistics = {n: state[n].detach().requires_grad_() for n in (BUFFERS, OWN) if n in state}
     leaves = entering(routine, z, step)
     with named_refusals(step), noting_used() as seen:
-        with routine.binding.kept():
+        with routine.binding.keeping():
             gradient, loss, rows = batch_in_order(
                 routine, statistics, params, leaves, step, create_graph=True
             )

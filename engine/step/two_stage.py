@@ -255,7 +255,7 @@ def pull_reverse(
 ) -> Tensor:
     """Pull directions through the gradient of a part by differentiating its graph."""
     leaf, step = params.detach().requires_grad_(), part.step
-    with routine.binding.kept():
+    with routine.binding.keeping():
         gradient, _ = term_gradient(routine, leaf, part.term, leaves, step, create_graph=True)
         wanted = {n: tensor for n, tensor in {**leaves, PARAMS: leaf}.items() if n in part.wanted}
         pull_gradient(gradient, wanted, products, step)
@@ -280,7 +280,7 @@ def pull_forward(
     """
     leaf, gradient = params.detach().requires_grad_(), torch.zeros_like(params)
     for product in products:
-        with torch.enable_grad(), forward_ad.dual_level(), routine.binding.kept():
+        with torch.enable_grad(), forward_ad.dual_level(), routine.binding.keeping():
             moving = forward_ad.make_dual(leaf, product.direction)
             loss = routine.term_loss(moving, part.term, leaves, part.step)
             sources = {PARAMS: moving, **{n: z for n, z in leaves.items() if n in part.wanted}}
@@ -322,7 +322,7 @@ def pull_forward_composite(
     params = params.detach()
     gradient = torch.zeros_like(params)
     for product in products:
-        with routine.binding.kept():
+        with routine.binding.keeping():
             (gradient, _), (curved, shares), *_ = jvp(gradients, (params,), (product.direction,))
         product.add({**shares, **({PARAMS: curved} if PARAMS in part.wanted else {})})
     return gradient.detach()

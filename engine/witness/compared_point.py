@@ -155,7 +155,7 @@ def engine_step(
     # No copy: in a run, too, a step reads the same memory when it is run again.
     params = state["params"].detach().requires_grad_()
     frozen = Frozen(routine.model, routine, params)
-    with routine.reading(state) as calls, torch.enable_grad(), routine.binding.kept():
+    with routine.reading(state) as calls, torch.enable_grad(), routine.binding.keeping():
         losses = routine.term_losses(params, term, z, step)
         loss = losses.sum() / routine.batch_size
         left = {name: end.detach().clone() for name, end in calls.left.items()}
@@ -163,7 +163,7 @@ def engine_step(
         foreign = loss.requires_grad and foreign_leaves(loss, known)
         (flat,) = torch.autograd.grad(loss, params, materialize_grads=True, allow_unused=True)
     if foreign:
-        with routine.reading(state), torch.enable_grad(), routine.binding.kept():
+        with routine.reading(state), torch.enable_grad(), routine.binding.keeping():
             refuse_leaves(
                 routine.given,
                 "loss",

@@ -124,7 +124,7 @@ def _is_wrong(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
         total = parts.sum() / parts.numel() ** 0.5  # couples the examples of a module to each other
         return total + total.square() + parts.square().sum()
 
-    with binding.kept():
+    with binding.keeping():
         return compare(function, leaves).is_wrong
 
 

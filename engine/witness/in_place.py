@@ -141,16 +141,18 @@ def are_counters(routine: Routine, before: Mapping[str, Tensor]) -> bool:
         params = (scale * state["params"].detach()).requires_grad_()
         held = {name: value.clone() for name, value in before.items()}
 
-        def taken(params: Tensor = params, term: Term = term, step: int = step) -> list[Tensor]:
+        def step_gradients(
+            params: Tensor = params, term: Term = term, step: int = step
+        ) -> list[Tensor]:
             loss = routine.term_losses(params, term, z, step).sum()
             (first,) = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
             total = routine.hooked(first, step).square().sum()
             return [loss, first, *torch.autograd.grad(total, params, materialize_grads=True)]
 
-        with routine.reading(state), torch.enable_grad(), routine.binding.kept():
+        with routine.reading(state), torch.enable_grad(), routine.binding.keeping():
             routine.binding.put(held)
             try:
-                if is_read(held, taken):
+                if is_read(held, step_gradients):
                     return False
             except (RuntimeError, NotImplementedError):  # told elsewhere, if it is not this
                 return False

@@ -277,9 +277,9 @@ def _refuse_updates(routine: Routine, z: Metaparams) -> None:
         step, names = found
         raise WitnessError(
             f"The update of optimizer {optimizer.name!r} depends on what an earlier call has left "
-            f"in {_named(names)}: called with another state in between, it returns another result "
-            f"for step {step}. {_CONSTANT}. Let init return what is kept, and update its next "
-            "value."
+            f"in {_in_words(names)}: called with another state in between, it returns another "
+            f"result for step {step}. {_CONSTANT}. Let init return what is kept, and update "
+            "its next value."
         )
 
 
@@ -292,16 +292,17 @@ def _refuse_losses(routine: Routine, z: Metaparams) -> None:
 
         def call(which: int, at: int) -> State:
             term = routine.first_piece(next(routine.terms(at)))
-            with routine.reading(state), routine.binding.kept():
+            with routine.reading(state), routine.binding.keeping():
                 return {"": routine.term_losses(rows[which].clone(), term, z, at)}
 
         found = _first_that_reads(memory, call, sorted({last // 2, last}))
     if found is not None:
         step, names = found
         raise WitnessError(
-            f"The loss depends on what an earlier call has left in {_named(names)}: called with "
-            f"other parameters in between, it returns another value for step {step}. {_CONSTANT}. "
-            "Compute it anew, or carry it in a state of the run: Routine(state=, advance=)."
+            f"The loss depends on what an earlier call has left in {_in_words(names)}: called "
+            f"with other parameters in between, it returns another value for step {step}. "
+            f"{_CONSTANT}. Compute it anew, or carry it in a state of the run: "
+            "Routine(state=, advance=)."
         )
 
 
@@ -346,6 +347,6 @@ def _is_same(one: State, other: State) -> bool:
     return all(torch.equal(row.nan_to_num(), other[name].nan_to_num()) for name, row in one.items())
 
 
-def _named(names: Sequence[str]) -> str:
+def _in_words(names: Sequence[str]) -> str:
     known = [*dict.fromkeys(repr(name) for name in names if name)]
     return ", ".join(known[:3]) or "a variable of its own"

@@ -89,7 +89,7 @@ def compare_output_slope(
 def _lines(routine: Routine, output: Output, state: State) -> str:
     """Name what takes values out of the graph of an output, in a clause; empty if nothing is."""
     rows = [state[name].detach().requires_grad_() for name in read_by_outputs(routine, state)]
-    with suppress(Exception), routine.binding.kept():
+    with suppress(Exception), routine.binding.keeping():
         function = _function(routine, first_part(output), state)
         found = cuts(lambda: function(rows))
         return f" (by {', '.join(found)})" if found else ""
@@ -102,7 +102,7 @@ def _error_at_a_glance(
     """Return the error of a one-sided difference; None if it is too large to say anything."""
     names = read_by_outputs(routine, state)
     leaves = [state[name].detach().double() for name in names]
-    with suppress(Exception), routine.binding.kept():
+    with suppress(Exception), routine.binding.keeping():
         if is_of_few(output):
             few = output_in_format(output, torch.float64, _FEW)
             found = compare_first(_function(routine, few, state), leaves)
@@ -131,14 +131,14 @@ def _compared(routine: Routine, part: Output, state: State) -> tuple[Curvature, 
         return _in_double(exact_run(routine), part, state), FIRST_LIMIT
     except Exception:  # e.g. an output that writes into a float32 tensor of its own
         leaves = [state[name].detach() for name in read_by_outputs(routine, state)]
-        with routine.binding.kept():
+        with routine.binding.keeping():
             found = compare_first(_function(routine, part, state), leaves, coarse=True)
         return found, COARSE_LIMIT
 
 
 def _in_double(routine: Routine, part: Output, state: State) -> Curvature:
     leaves = [state[name].detach().double() for name in read_by_outputs(routine, state)]
-    with routine.binding.kept():
+    with routine.binding.keeping():
         exact = _exact_part(routine, part, state)
         found = compare_first(_function(routine, exact, state), leaves)
         if found.error <= FIRST_LIMIT or not _is_exact(routine, state):

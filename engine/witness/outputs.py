@@ -57,7 +57,7 @@ def own_output(place: InPlace, output: Output) -> Tensor:
     put_into_training(place.given, routine)
     place.given.eval()
     with seeded(routine.seed, "evaluation", device=routine.device), torchs_own():
-        return _without_graph(routine.told(first_part(output)), place.given)
+        return _without_graph(routine.with_own_state(first_part(output)), place.given)
 
 
 def compare_outputs(
@@ -88,7 +88,7 @@ def compare_outputs(
     for term in (whole.at(whole.indices[:2]), whole) if alone else (whole,):
         params = first["params"].detach().requires_grad_()
         try:
-            with routine.reading(first), torch.enable_grad(), routine.binding.kept():
+            with routine.reading(first), torch.enable_grad(), routine.binding.keeping():
                 routine.term_losses(params, term, z, 0)
             return [
                 compare_output(routine, output, state, value, sloped=sloped)
@@ -155,7 +155,7 @@ def _with_graph(
             return routine.evaluate(part, leaves)
 
     slopes: State = {}
-    with routine.binding.kept():
+    with routine.binding.keeping():
         with full_precision("output"):
             value = undrawn("output", evaluated, part, routine.model)
         if value.requires_grad and foreign_leaves(value, known):

@@ -50,7 +50,7 @@ def refuse_low_precision(routine: Routine, z: Metaparams) -> Tensor:
     term, state = routine.first_piece(next(routine.terms(0))), routine.initial_state(z)
     params = state["params"].detach().clone().requires_grad_()  # a loss may take derivatives
     unmoved = nothing_moves(routine.model, routine, params)
-    reading, kept = routine.reading(state), routine.binding.kept()
+    reading, kept = routine.reading(state), routine.binding.keeping()
     with torch.enable_grad(), unmoved, reading, kept, full_precision("loss"):
         loss = undrawn(
             "loss, or what makes its batch,",

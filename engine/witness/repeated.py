@@ -83,7 +83,7 @@ def refuse_other_output(routine: Routine, output: Output, z: Metaparams, before:
     """
     state = routine.initial_state(z)
     try:
-        with filling(), deterministic(), routine.binding.kept(), torch.no_grad():
+        with filling(), deterministic(), routine.binding.keeping(), torch.no_grad():
             now: Tensor = routine.evaluate(first_part(output), state).detach()
     except (EngineError, MemoryError, torch.OutOfMemoryError):
         raise

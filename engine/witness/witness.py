@@ -248,7 +248,7 @@ def _look_at_update(
     known = [*leaves.values(), given, *point.values(), *z.values()]
 
     def following() -> State:
-        with torch.enable_grad(), routine.binding.kept():
+        with torch.enable_grad(), routine.binding.keeping():
             return updated(routine, {**state, **leaves}, given, {**z, **point}, step)
 
     def joined(rows: State) -> Tensor:

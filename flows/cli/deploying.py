@@ -64,7 +64,7 @@ def deploy(request: DeployRequest, where: PoolOptions, *, as_json: bool = False)
 
         with get_client(sync_client=True) as client:
             deployments = put(request, where, client)
-    for line in _told(deployments, where.pool):
+    for line in _instructions(deployments, where.pool):
         tell(line, err=as_json)
     if as_json:
         made = [each.full_name for each in deployments]
@@ -83,7 +83,7 @@ def put(
 
     pool = _read_pool(client, where.pool)
     target = DeployTarget.of(pool, where.store, where.image, where.suffix)
-    deployments = [_made(name, request, target, where.folder) for name in request.names]
+    deployments = [_deployment_of(name, request, target, where.folder) for name in request.names]
     apply(deployments, client)
     return deployments
 
@@ -122,7 +122,7 @@ def _read_pool(client: "SyncPrefectClient", name: str) -> "WorkPool":
         ) from None
 
 
-def _made(
+def _deployment_of(
     name: str, request: DeployRequest, target: "DeployTarget", folder: str | None
 ) -> "RunnerDeployment":
     from flows.deploying import deployment_alone, recipe_deployment
@@ -133,7 +133,7 @@ def _made(
     return recipe_deployment(name, target, request.changes, request.seeds, folder)
 
 
-def _told(deployments: "list[RunnerDeployment]", pool: str) -> list[str]:
+def _instructions(deployments: "list[RunnerDeployment]", pool: str) -> list[str]:
     """Say what was deployed, what its workers must have, and how to start a run."""
     lines = [f"Deployed on {pool}: {each.full_name}" for each in deployments]
     for each in deployments:

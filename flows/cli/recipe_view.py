@@ -73,7 +73,7 @@ def _begin(
     shown = {each.key for each in few}
     others = Table(Column("more, by group", overflow="fold"), Column("settings", overflow="fold"))
     for group, settings in groups.items():
-        words = [_named(each) for each in settings if each.key not in shown]
+        words = [_setting_name(each) for each in settings if each.key not in shown]
         if words:
             others.add_row(group or _OF_THE_RUN, Text(", ").join(words))
     console.print()
@@ -136,7 +136,7 @@ def _below(groups: dict[str, list[Explained]], wanted: str) -> dict[str, list[Ex
     return found
 
 
-def _named(each: Explained) -> Text:
+def _setting_name(each: Explained) -> Text:
     """Return the name of a setting, with its value where the recipe sets it."""
     name = each.key.rpartition(".")[2]
     if each.origin == DEFAULT:

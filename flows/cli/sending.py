@@ -105,7 +105,7 @@ class Sender:
             self._at_it.release()
 
     def _send_new(self, meter: "Meter", store: str) -> None:
-        seen = sum(len(board.seen().outer) for board in list(meter.boards))
+        seen = sum(len(board.snapshot().outer) for board in list(meter.boards))
         if seen == self._seen:
             return
         self._seen = seen

@@ -46,7 +46,7 @@ def _tell_of_sudden_ends() -> None:
     """
     command = os.getpid()
 
-    def told(status: int) -> NoReturn:
+    def end_with_words(status: int) -> NoReturn:
         if os.getpid() != command:  # a child of it, which has to end like this
             _end_at_once(status)
         caller = sys._getframe(1)
@@ -59,7 +59,7 @@ def _tell_of_sudden_ends() -> None:
             os.write(2, words.encode(errors="backslashreplace"))
         _end_at_once(status or 1)
 
-    os._exit = told
+    os._exit = end_with_words
 
 
 def _end_in_time(code: object) -> None:

@@ -84,21 +84,21 @@ class Parts:
 
     def end(self, part: "ShownPart") -> None:
         """Note that a part is done; one that was committed already, or failed, is not timed."""
-        seen = None if part.board is None else part.board.seen()
+        seen = None if part.board is None else part.board.snapshot()
         is_cached = seen is not None and seen.cached == seen.done
         timed = seen is not None and seen.is_finished
         self.board.end(part.name, cached=is_cached, timed=timed)
 
-    def told(self, sentence: str) -> None:
+    def show_sentence(self, sentence: str) -> None:
         """Show the progress of a part, and of all of them."""
-        seen = self.board.seen()
+        seen = self.board.snapshot()
         left = "" if seen.left is None else f" All parts: {about(seen.left)} left."
         self._bar.show(100 * seen.share, sentence + left)
 
     def finish(self) -> None:
         """Show that all of them are done, as fewer may be needed than there could be."""
         self.board.finish()
-        seen = self.board.seen()
+        seen = self.board.snapshot()
         self._bar.show(100.0, seen.sentence())
 
 
@@ -119,12 +119,12 @@ class ShownPart:
 
     def share(self) -> float | None:
         """Return the share of it that is done, 0 to 1; None before it has begun."""
-        return None if self.board is None else self.board.seen().share
+        return None if self.board is None else self.board.snapshot().share
 
     def show(self, percent: float, sentence: str) -> None:
         """Show the progress of the part."""
         del percent  # the board has it
-        self._whole.told(f"{self.name}: {sentence}")
+        self._whole.show_sentence(f"{self.name}: {sentence}")
 
 
 _PART: ContextVar[ShownPart | None] = ContextVar("part", default=None)

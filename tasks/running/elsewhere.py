@@ -59,7 +59,7 @@ def _printable(text: str) -> str:
     return text
 
 
-def _shown(words: str) -> str:
+def _one_printable_line(words: str) -> str:
     """Return the words for a stage at work, without unprintable signs, cut to one line."""
     return "".join(each for each in words if each.isprintable())[:_LONGEST]
 
@@ -97,7 +97,9 @@ class _Told(Document):
     is_reversed: bool
     """The same."""
 
-    words: Annotated[list[Annotated[str, AfterValidator(_shown)]], Field(max_length=20)]
+    words: Annotated[
+        list[Annotated[str, AfterValidator(_one_printable_line)]], Field(max_length=20)
+    ]
     """The same."""
 
     is_over: bool = False
@@ -168,7 +170,7 @@ class _Files:
 
 
 @contextmanager
-def told(run: Run, stage: str, key: str, name: str) -> Iterator[None]:
+def reporting_stage(run: Run, stage: str, key: str, name: str) -> Iterator[None]:
     """Let the flow hear of a stage that is carried out inside the block, if that is elsewhere."""
     if listening() is not None or run.recipe.workers.runner is RunnerName.LOCAL:
         yield
@@ -230,16 +232,16 @@ class Elsewhere:
             with suppress(Exception):
                 remove_file(url)
         if hear is not None:
-            hear(self._folder, self.heard)
+            hear(self._folder, self.receive)
 
     def look(self) -> None:
         """Read the files; a stage that is new begins."""
         with suppress(Exception):
             for record in read_records(self._urls(), largest=SMALL).values():
                 if record is not None:
-                    self.heard(record)
+                    self.receive(record)
 
-    def heard(self, message: Message) -> None:
+    def receive(self, message: Message) -> None:
         """Note what a stage tells; what is not understood is left out."""
         with suppress(Exception), self._lock:
             self._note(message)

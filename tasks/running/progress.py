@@ -102,7 +102,7 @@ class Progress:
     def scored(self, outer_step: int, scores: dict[str, Scores]) -> None:
         """Say what the model of an outer step scores, the moment that this is known."""
         place = self.board.scored(outer_step, scores)
-        get_run_logger().info(self.board.seen().outer_sentence(place))
+        get_run_logger().info(self.board.snapshot().outer_sentence(place))
 
     def when(self, look: Callable[[], bool]) -> None:
         """Ask again and again, from a thread of its own, until something has happened.
@@ -126,7 +126,7 @@ class Progress:
                 self._elsewhere.look()
             with self._lock:
                 self._waiting = [each for each in self._waiting if not _happened(each)]
-        seen = self.board.seen()
+        seen = self.board.snapshot()
         sentence = self._stopped(seen) if self._is_stopped else seen.sentence()
         self._bar.show(100 * seen.share, sentence)
 

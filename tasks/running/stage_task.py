@@ -29,7 +29,7 @@ from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.stages.stage import Stage
 from engine.storage.location import store_errors
-from tasks.running.elsewhere import told
+from tasks.running.elsewhere import reporting_stage
 from tasks.running.policy import is_transient
 
 CACHED = "Cached"
@@ -65,7 +65,7 @@ def stage_task(stage: Stage[P]) -> Task[Concatenate[DescentRecipe, str, P], Ref]
         key = stage.key(run, *args, **kwargs)
         found = _committed(stage.name, key, run)
         if found is None:
-            with told(run, stage.name, key, _task_run_name(stage.name)):
+            with reporting_stage(run, stage.name, key, _task_run_name(stage.name)):
                 return stage(run, *args, **kwargs)
         # One that the same task run has committed before it was tried again is its own.
         return Completed(name=CACHED, data=found) if _is_first_attempt() else found

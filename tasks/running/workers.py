@@ -122,7 +122,7 @@ def _dask(settings: WorkersSettings) -> Iterator[Workers]:
     }
     with dask.config.set(options), runner:
         try:
-            with _named(settings):
+            with _waiting_for_workers(settings):
                 runner.client  # noqa: B018 (connects when it is first read)
         except (OSError, TimeoutError, ValueError) as error:
             raise _unreachable(settings, "a Dask scheduler", error) from error
@@ -189,7 +189,7 @@ def _ray(settings: WorkersSettings) -> Iterator[Workers]:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     runner = RayTaskRunner(address=settings.address, init_kwargs=options)
     try:
-        with _named(settings):
+        with _waiting_for_workers(settings):
             runner.__enter__()
     except (OSError, TimeoutError, ValueError, RuntimeError) as error:
         raise _unreachable(settings, "a Ray cluster", error) from error
@@ -204,7 +204,7 @@ def _ray(settings: WorkersSettings) -> Iterator[Workers]:
         runner.__exit__(None, None, None)
 
 
-def _named(settings: WorkersSettings) -> AbstractContextManager[None]:
+def _waiting_for_workers(settings: WorkersSettings) -> AbstractContextManager[None]:
     """Say what is waited for until workers are there."""
     return doing("starting the workers" if settings.address is None else "reaching the workers")
 

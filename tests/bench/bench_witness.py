@@ -28,7 +28,7 @@ from engine.numerics.determinism import deterministic
 from engine.numerics.process import keep_freed_memory
 from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe
-from engine.replay.metagradient import tried
+from engine.replay.metagradient import check_one_step
 from engine.routine.routine import Routine
 from engine.stages.run import Run
 from engine.stages.training import preflight
@@ -71,8 +71,8 @@ def measure(routine: Routine, output: Output, rounds: int) -> dict[str, float]:
         {
             "step": lambda: plain_step(routine, state, z, 0),
             "evaluation": lambda: routine.evaluate(output, state),
-            "with": lambda: tried(routine, [output], z, witness=True),
-            "without": lambda: tried(routine, [output], z, witness=False),
+            "with": lambda: check_one_step(routine, [output], z, witness=True),
+            "without": lambda: check_one_step(routine, [output], z, witness=False),
             "metagradient": lambda: engine.metagradient(routine, output, witness=False),
         },
         rounds,

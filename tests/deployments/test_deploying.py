@@ -284,7 +284,7 @@ def test_people_are_told_what_workers_need(flowers):
     """Whoever starts the worker is not always whoever deploys."""
     made = recipe_deployment(str(flowers), target("process"))
 
-    told = "\n".join(command._told([made], "mgd-process"))
+    told = "\n".join(command._instructions([made], "mgd-process"))
 
     assert "flowers.py" in told
     assert str(flowers.parent) in told

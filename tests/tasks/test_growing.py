@@ -85,7 +85,7 @@ def test_before_there_is_a_result_the_page_says_what_is_done_and_what_was_found(
     page.look()
     board.begin("train[0] 0-60", "train")
     board.end("train[0] 0-60")
-    page.found("Direction 0: Definition 2 is 0.930.")
+    page.add_finding("Direction 0: Definition 2 is 0.930.")
     page.checks = RECORD.checks
     page.look()
     page.look()
@@ -104,7 +104,7 @@ def test_a_run_of_runs_says_what_it_found_last(tmp_path, shown):
     page, place = start(str(tmp_path))
 
     page.look()
-    page.found("activation=gelu: metasmoothness 0.930, validation loss 0.1000.")
+    page.add_finding("activation=gelu: metasmoothness 0.930, validation loss 0.1000.")
     page.look()
 
     assert "It has begun." in shown[0]
@@ -243,7 +243,7 @@ def test_an_end_is_told_once_by_whoever_hears_of_it_first(tmp_path, shown):
     begin(store)
 
     def find_and_fail(page):
-        page.found("Direction 0: Definition 2 is 0.930.")
+        page.add_finding("Direction 0: Definition 2 is 0.930.")
         raise ValueError("apart")
 
     with (
@@ -298,5 +298,5 @@ def test_a_measurement_of_a_recipe_does_not_stand_where_its_report_does():
     """``mgd smoothness`` of a recipe hid the report of its runs in the list of artifacts."""
     measured = RECORD.recipe.model_copy(update={"kind": "metasmoothness"})
 
-    assert growing.called(RECORD.recipe) == RECORD.recipe.name
-    assert growing.called(measured) == f"metasmoothness-{RECORD.recipe.name}"
+    assert growing.artifact_stem(RECORD.recipe) == RECORD.recipe.name
+    assert growing.artifact_stem(measured) == f"metasmoothness-{RECORD.recipe.name}"

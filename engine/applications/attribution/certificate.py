@@ -49,7 +49,7 @@ class _Swept:
     query: int | None
 
     @property
-    def told(self) -> str:
+    def output_phrase(self) -> str:
         """Words for the output in a report, which follow a noun."""
         if self.query is None:
             return f" of the trained parameters along direction {self.place} of the basis"
@@ -137,7 +137,7 @@ def _differences(record: AttributionRecord, run: Run, swept: _Swept, seed: int) 
     gradient = _row(rows[name], swept.place, z.numel(), "metagradient").reshape(z.shape)
     final = read_rows(run.store, record.found.final, routine.device)
     middle = swept.read(routine, final)
-    slope = Slope(routine, swept.read, {name: gradient}, middle, seed, swept.told)
+    slope = Slope(routine, swept.read, {name: gradient}, middle, seed, swept.output_phrase)
     return compare_with_trainings(slope, record.recipe.training)
 
 

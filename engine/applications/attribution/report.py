@@ -90,7 +90,7 @@ def conclude(
 
     def report(record: AttributionRecord) -> Report:
         own = numbers.scores[OWN]
-        sections = _judged(record, own, numbers.trainings, lds)
+        sections = _comparison_sections(record, own, numbers.trainings, lds)
         if found.spanned is not None:
             sections.append(basis_section(store, found.spanned, settings))
         shown = query_sections(problem.data, settings.queries, own, numbers.losses)
@@ -196,7 +196,7 @@ def lds_of_queries(
 def as_csv(scores: Tensor, problem: BuiltProblem) -> str:
     """Return one line for each training example: name, label, and its score for each query."""
     known: dict[str, Sequence[Any]] = {"example": range(scores.shape[1])}
-    known |= _told(problem.data, "train", problem.data.names, scores.shape[1])
+    known |= _example_columns(problem.data, "train", problem.data.names, scores.shape[1])
     return _written(known | {f"query_{n}": column for n, column in enumerate(scores.tolist())})
 
 
@@ -209,12 +209,14 @@ def queries_csv(
     """Return one line for each query: number, name, label, loss, and its LDS by percentage."""
     names = problem.data.held_out_names.get(queries.split, ())
     known: dict[str, Sequence[Any]] = {"query": range(len(losses))}
-    known |= _told(problem.data, queries.split, names, len(losses))
+    known |= _example_columns(problem.data, queries.split, names, len(losses))
     known |= {f"lds_{drop:g}": found for drop, found in lds.items()}
     return _written(known | {"loss": losses})
 
 
-def _told(data: DataSet, split: str, names: Sequence[str], number: int) -> dict[str, Sequence[Any]]:
+def _example_columns(
+    data: DataSet, split: str, names: Sequence[str], number: int
+) -> dict[str, Sequence[Any]]:
     """Return names, labels and classes of the first examples of a split, where it has them."""
     labels = data.splits[split].one_label_each
     told: dict[str, Sequence[Any]] = {}
@@ -235,7 +237,7 @@ def _written(columns: Mapping[str, Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def _judged(
+def _comparison_sections(
     record: AttributionRecord,
     scores: Tensor,
     trainings: dict[float, tuple[Tensor, Tensor]],

@@ -140,7 +140,7 @@ def _dot_products(
     """Differentiate <sum_i w_i grad l_i, d> by w, for each direction d."""
     evaluated = routine.optimizer.evaluated
     params = state[evaluated].detach().requires_grad_()
-    with torch.enable_grad(), routine.binding.kept():
+    with torch.enable_grad(), routine.binding.keeping():
         losses = routine.evaluate(
             lambda model: routine.loss(model, batch), {**state, evaluated: params}
         )

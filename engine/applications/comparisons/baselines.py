@@ -144,7 +144,7 @@ def gradient_cosines(routine: Routine, output: Output, final: State) -> Float[Te
     params = final[evaluated].detach()
 
     leaf = params.clone().requires_grad_()
-    with torch.enable_grad(), routine.binding.kept():
+    with torch.enable_grad(), routine.binding.keeping():
         (target,) = torch.autograd.grad(routine.evaluate(output, {**final, evaluated: leaf}), leaf)
     found = torch.zeros(len(routine), dtype=params.dtype)
     for indices, num_new in candidate_batches(routine):
@@ -157,7 +157,7 @@ def gradient_cosines(routine: Routine, output: Output, final: State) -> Float[Te
             # The loss alone is mapped, each over parameters of its own, and the gradient of the sum
             # has one row for each. ``torch.func.grad`` would load torch's compiler for that.
             leaf = params.expand(stop - start, -1).detach().requires_grad_()
-            with torch.enable_grad(), routine.binding.kept():
+            with torch.enable_grad(), routine.binding.keeping():
                 (gradients,) = torch.autograd.grad(losses(leaf, places, few).sum(), leaf)
             cosines = torch.cosine_similarity(gradients, target[None], dim=1)
             found[indices[start:stop]] = cosines.cpu()

@@ -63,7 +63,7 @@ def gradient_cancelling(
 
     def gradient(batch: Batch, more: Mapping[str, Tensor], *, create_graph: bool = False) -> Tensor:
         leaf = params.clone().requires_grad_()
-        with routine.binding.kept():
+        with routine.binding.keeping():
             losses = routine.evaluate(
                 lambda model: routine.loss(model, batch, **more),
                 {**final, routine.optimizer.evaluated: leaf},
@@ -76,7 +76,7 @@ def gradient_cancelling(
     pixels = kind.value.to(routine.device).clone().requires_grad_()
     adam = torch.optim.Adam([pixels], lr=0.02 * _span(kind))
     for _ in range(CANCELLING_STEPS):
-        with torch.enable_grad(), routine.binding.kept():
+        with torch.enable_grad(), routine.binding.keeping():
             batch = kind.batch(pixels, poisoned, kind.chosen)
             more = kind.loss_arguments(pixels, kind.chosen)
             left = (fixed + gradient(batch, more, create_graph=True)).square().sum()
@@ -103,7 +103,7 @@ def corrupted_parameters(problem: BuiltProblem, final: State) -> Float[Tensor, "
     length = CORRUPTION * float(start.norm()) / CORRUPTION_STEPS
     for _ in range(CORRUPTION_STEPS):
         leaf = params.clone().requires_grad_()
-        with torch.enable_grad(), problem.routine.binding.kept():
+        with torch.enable_grad(), problem.routine.binding.keeping():
             loss = problem.routine.evaluate(problem.output, {**final, evaluated: leaf})
             (slope,) = torch.autograd.grad(loss, leaf)
         params = params + length * slope / slope.norm()

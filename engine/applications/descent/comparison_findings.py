@@ -152,7 +152,7 @@ def schedule_findings(record: "RunRecord") -> list[str]:
     return sentences
 
 
-def _called(damage: "Damage") -> str:
+def _examples_noun(damage: "Damage") -> str:
     """Return the plural noun for the changed examples: images where they have classes."""
     return "images" if damage.classes else "examples"
 
@@ -164,7 +164,7 @@ def damage_findings(record: "RunRecord") -> list[str]:
         return []
     if not damage.adds_up:
         return [
-            f"By the metagradient the changed {_called(damage)} together add "
+            f"By the metagradient the changed {_examples_noun(damage)} together add "
             f"{write_number(damage.parts)} nats to the objective, but it rose by "
             f"{write_number(damage.rise)}: which of them carry the rise is not known. Smaller "
             "outer steps, or a smoother training, would tell."
@@ -174,8 +174,8 @@ def damage_findings(record: "RunRecord") -> list[str]:
         total += parts[half]
         half += 1
     few = (
-        f"{half} of the {len(parts)} changed {_called(damage)} carry half of the rise of the "
-        "objective"
+        f"{half} of the {len(parts)} changed {_examples_noun(damage)} carry half of the rise of "
+        "the objective"
     )
     if not damage.classes:
         return [f"{few}."]

@@ -97,7 +97,7 @@ def _change(record: "RunRecord", split: str) -> str:
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return a clause for each of the first metrics: its value before and after."""
     said = []
-    for name, value in _told(before).items():
+    for name, value in _metrics_in_sentences(before).items():
         old, new = write_measure(name, value), write_measure(name, after[name])
         verb = "rose" if after[name] > value else "fell"
         said.append(
@@ -106,14 +106,16 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _told(scores: Mapping[str, Any]) -> dict[str, float]:
+def _metrics_in_sentences(scores: Mapping[str, Any]) -> dict[str, float]:
     """Return metrics that stand in a sentence; captions to images have one of their own."""
     found = {name: value for name, value in measures(scores).items() if name != "text_to_image"}
     return dict(list(found.items())[:_TOLD])
 
 
 def _measured(scores: Mapping[str, Any]) -> str:
-    return "".join(f", its {n} {write_measure(n, value)}" for n, value in _told(scores).items())
+    return "".join(
+        f", its {n} {write_measure(n, value)}" for n, value in _metrics_in_sentences(scores).items()
+    )
 
 
 def _selection_findings(record: "RunRecord") -> list[str]:

@@ -11,7 +11,7 @@ from engine.reports.sections import Page, Section
 from engine.reports.units import write_number
 from engine.runs.finished import how_made
 from engine.runs.growing import REFRESH, goes_on
-from engine.runs.report import TRUST, all_checks, asked, head, tried
+from engine.runs.report import TRUST, all_checks, changes_section, head, preflight_summary
 
 
 def page_so_far(
@@ -40,9 +40,9 @@ def page_so_far(
         if done
         else f"The set-up that it starts from has a test loss of {write_number(test)}."
     )
-    sections = [asked(recipe), losses.of(record)]
+    sections = [changes_section(recipe), losses.of(record)]
     if checks is not None and checks.checks:
-        notes, chips = tried(checks)
+        notes, chips = preflight_summary(checks)
         sections.append(Section(TRUST, notes, chips=chips))
     folded = (losses.all_of(record), all_checks(checks))
     sections += [each for each in folded if each is not None]

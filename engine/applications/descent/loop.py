@@ -22,7 +22,7 @@ from engine.planning.expected import works_of_parts
 from engine.preflight.checkup import checked
 from engine.preflight.verdict import CheckReport, heed_later
 from engine.progress.board import Board, Course
-from engine.progress.displays import Shown, shown
+from engine.progress.displays import Shown, showing
 from engine.progress.time_left import Work
 from engine.replay.borders import present, refuse_difference
 from engine.replay.outer_step import move_value, reverse_steps, train_steps
@@ -180,13 +180,13 @@ def descend(
         Engstrom et al. 2025, arXiv:2503.13751, metagradient descent.
     """
     place = None if store is None else os.fspath(store)
-    with shown(progress) as meter:
+    with showing(progress) as meter:
         descent = notebook_descent(what, outputs, settings)
         with deterministic(descent.threads, tf32=descent.tf32):
             works = [] if progress is False else _works(descent, with_preflight=check)
             course = Course("descent", works, False, descent.judge, descent.outer)
             board = Board(course, meter)
-            checks = _judged(descent, board) if check else None
+            checks = _run_preflight(descent, board) if check else None
             return _Loop(descent, place, each, board, check=check).run(checks)
 
 
@@ -199,7 +199,7 @@ def _works(descent: NotebookDescent, *, with_preflight: bool) -> list[Work]:
     return works_of_parts(lengths, descent.maker, num_outer, with_preflight=with_preflight)
 
 
-def _judged(descent: NotebookDescent, board: Board) -> CheckReport:
+def _run_preflight(descent: NotebookDescent, board: Board) -> CheckReport:
     """Run the preflight and stop a run that it refuses, unless told not to."""
     with board.at_work("preflight", "preflight"):
         found = checked(descent.routine, descent.output, descent.replay)

@@ -169,7 +169,7 @@ def _of_routine(
     Raises:
         ConfigurationError: If a setting or an output cannot be.
     """
-    named = _named(outputs)
+    named = _outputs_by_name(outputs)
     _refuse_settings_of_routine(routine, settings)
     outer = validated(OuterSettings, **settings.get("outer", {}))
     replay = validated(ReplaySettings, **settings.get("replay", {}))
@@ -234,7 +234,7 @@ def _rule(outer: OuterSettings, routine: Routine) -> OuterRule:
     return rule
 
 
-def _named(outputs: Output | Mapping[str, Output] | None) -> dict[str, Output]:
+def _outputs_by_name(outputs: Output | Mapping[str, Output] | None) -> dict[str, Output]:
     """Return outputs by name, with an objective among them."""
     if outputs is None:
         raise ConfigurationError(

@@ -117,7 +117,7 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         changed = None
         if isinstance(problem.kind, Inputs):
             changed = problem.kind.chosen.tolist()
-        groups = problem.kind.found()
+        groups = problem.kind.computed()
         finals = (iterates[0].final, iterates[chosen].final)
         tested = _test_losses(recipe, store, problem, finals)
         material = Material(record, curves, problem.data, first_gradient, changed, groups, tested)

@@ -103,7 +103,7 @@ class Slope:
         rounding = 4 * self.eps * math.sqrt(self.routine.num_steps) * size / step
         bend = abs(above - 2 * self.middle + below) / step
         tolerance = rounding + bend + (1e-6 + FORMAT_REFUSAL * formats) * abs(self.predicted)
-        return _judged(found, self.predicted, tolerance, step, self.told, formats=formats)
+        return _compare(found, self.predicted, tolerance, step, self.told, formats=formats)
 
 
 def compare_with_trainings(slope: Slope, settings: TrainingSettings) -> list[Check]:
@@ -140,7 +140,7 @@ def _in_float64(slope: Slope) -> Check:
     return check.model_copy(update={"name": f"{NAME}-float64", "cause": cause})
 
 
-def _judged(
+def _compare(
     found: float, predicted: float, tolerance: float, step: float, told: str, *, formats: bool
 ) -> Check:
     allowed = "rounding, curvature and the number format" if formats else "rounding and curvature"

@@ -97,7 +97,7 @@ class SmoothnessRecord(FinishedRun):
         return [*self.compared, *self.heights, self.scored]
 
     @property
-    def found(self) -> Metasmoothness:
+    def metasmoothness(self) -> Metasmoothness:
         """Both definitions as they were measured."""
         first = [0.0 if each is None else each for each in self.definition_1.directions]
         return gather(first, self.definition_2.directions, self.step)
@@ -123,7 +123,7 @@ class SmoothnessRecord(FinishedRun):
     def findings(self) -> list[str]:
         """Say what the numbers mean, next to those of independent and of chaotic trainings."""
         losses = ", ".join(f"{split} {each['loss']:.4f}" for split, each in self.scores.items())
-        lines = [*explain(self.found), f"Losses of the training at z: {losses}."]
+        lines = [*explain(self.metasmoothness), f"Losses of the training at z: {losses}."]
         if self.one_by_one is not None:
             lines.append(f"The trainings went one by one: {self.one_by_one}")
         return lines

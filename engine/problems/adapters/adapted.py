@@ -250,7 +250,9 @@ def _is_same(one: Any, other: Any) -> bool:  # noqa: ANN401 (what a sample holds
     return True
 
 
-def told(settings: Mapping[str, Any], not_carried: tuple[str, ...], whose: str) -> tuple[str, ...]:
+def notes_for_users(
+    settings: Mapping[str, Any], not_carried: tuple[str, ...], whose: str
+) -> tuple[str, ...]:
     """Return the notes for users of a problem that was read from a training loop."""
     written = ", ".join(f"{name}: {value}" for name, value in settings.items())
     first = f"{whose} trains with training: {{{written}}}; a recipe has to say the same."

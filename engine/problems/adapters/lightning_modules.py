@@ -158,7 +158,7 @@ def _guard(kind: type) -> type:
     """Return a subclass that asks no Trainer."""
 
     def refused(name: str) -> property:
-        def asked(self: Any) -> Any:  # noqa: ANN401 (of a library)
+        def stand_in_for(self: Any) -> Any:  # noqa: ANN401 (of a library)
             stand_in = self.__dict__.get("_stand_in")
             if stand_in is not None:
                 return stand_in if name == "trainer" else 0
@@ -168,7 +168,7 @@ def _guard(kind: type) -> type:
                 "engine.Problem: `mgd new`."
             )
 
-        return property(asked)
+        return property(stand_in_for)
 
     def nothing(_self: Any, *_given: Any, **_named: Any) -> None:  # noqa: ANN401 (of a library)
         """Do nothing."""

@@ -12,8 +12,8 @@ from engine.problems.adapters.adapted import (
     AdaptedProblem,
     drawn_at_random,
     held_module,
+    notes_for_users,
     shards_of,
-    told,
 )
 from engine.problems.adapters.lightning_losses import compare_losses
 from engine.problems.adapters.lightning_modules import (
@@ -108,7 +108,7 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
     clips = unclipped(made, "gradient_clip_val", float(next(iter(clip.values()), 0)))
     draws = drawn_at_random(held, train, loss or training_loss)
     said = _not_carried(left, [of_order, of_loss, clips, *draws], made)
-    parts["notes"] = (*told(settings, said, "Lightning"), *parts.get("notes", ()))
+    parts["notes"] = (*notes_for_users(settings, said, "Lightning"), *parts.get("notes", ()))
     return AdaptedProblem(**(given | parts), **settings, not_carried=said)
 
 

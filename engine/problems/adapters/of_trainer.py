@@ -16,8 +16,8 @@ from engine.problems.adapters.adapted import (
     AdaptedProblem,
     drawn_at_random,
     held_module,
+    notes_for_users,
     shards_of,
-    told,
 )
 from engine.problems.adapters.torch_optimizers import optimizer_of_torch, unclipped
 from engine.problems.adapters.trainer_libraries import (
@@ -147,7 +147,7 @@ def _adapted(
         "train": train,
         "objective": held_out,
         "metrics": {"hits": own.hits} if scored else {},
-        "show": _shown(trainer, train),
+        "show": _token_decoder(trainer, train),
         "chunk": chunk,
         "optimizer": made,
         "learning_rate": None if "learning_rate" in parts else _rates(trainer, made),
@@ -155,7 +155,7 @@ def _adapted(
         "origin": _packages(trainer),
     }
     parts["notes"] = (
-        *told(settings, not_carried, "The Trainer"),
+        *notes_for_users(settings, not_carried, "The Trainer"),
         *rows_said(trainer),
         *parts.get("notes", ()),
     )
@@ -315,14 +315,14 @@ def _optimizer(trainer: Any, own: Optimizer | None, eps_root: float) -> Optimize
         return own
     norm = trainer.args.max_grad_norm
     return optimizer_of_torch(
-        _made(trainer),
+        _optimizer_of(trainer),
         trainer.accelerator.unwrap_model(trainer.model),
         eps_root=eps_root,
         clip_norm=norm if norm and norm > 0 else None,
     )
 
 
-def _made(trainer: Any) -> Any:  # noqa: ANN401 (of a library)
+def _optimizer_of(trainer: Any) -> Any:  # noqa: ANN401 (of a library)
     """Return the Trainer's optimizer; one that it makes for this is forgotten again.
 
     Raises:
@@ -346,7 +346,7 @@ def _made(trainer: Any) -> Any:  # noqa: ANN401 (of a library)
 
 def _rates(trainer: Any, optimizer: Optimizer) -> Callable[..., list[float]]:  # noqa: ANN401 (of a library)
     """Return the function that gives the Trainer's learning rates for T steps."""
-    made, of_user = _made(trainer), trainer.lr_scheduler
+    made, of_user = _optimizer_of(trainer), trainer.lr_scheduler
     if of_user is not None:
         return _OfSteps(lambda num_steps: rates_alone(of_user, num_steps, optimizer))
 
@@ -375,7 +375,7 @@ class _OfSteps:
         return self.make(num_steps)
 
 
-def _shown(trainer: Any, examples: Collated) -> Callable[[int], str] | None:  # noqa: ANN401 (of a library)
+def _token_decoder(trainer: Any, examples: Collated) -> Callable[[int], str] | None:  # noqa: ANN401 (of a library)
     """Return the function that decodes a candidate's tokens, if the Trainer has a tokenizer."""
     decode = getattr(trainer.processing_class, "decode", None)
     if decode is None or "input_ids" not in examples.samples[0]:

@@ -69,11 +69,11 @@ def only_wraps(trainer: Any, base: type, name: str) -> bool:  # noqa: ANN401 (of
     kinds = type(trainer).__mro__
     between = [each for each in kinds[: kinds.index(base)] if name in vars(each)]
     return bool(between) and all(
-        is_of_trl(each) and _words(vars(each)[name]) in _known() for each in between
+        is_of_trl(each) and _words(vars(each)[name]) in _wrapper_sources() for each in between
     )
 
 
-def _known() -> list[str | None]:
+def _wrapper_sources() -> list[str | None]:
     return [ast.dump(ast.parse(textwrap.dedent(each))) for each in _WRAPPERS]
 
 

@@ -61,14 +61,14 @@ def with_reference(trainer: Any, examples: Collated, chunk: int) -> Collated:  #
             "log-probabilities are other ones at each step. Set it to False, or write an "
             "engine.Problem whose state= is the reference and whose advance= moves it: `mgd new`."
         )
-    asked = _asking(trainer, examples)
+    reference_of = _asking(trainer, examples)
     with _as_in_training(trainer):
-        _refuse_moving(trainer, asked, len(examples))
+        _refuse_moving(trainer, reference_of, len(examples))
         said = [
             torch.cat(column)
             for column in zip(
                 *(
-                    asked(list(range(start, min(start + chunk, len(examples)))))
+                    reference_of(list(range(start, min(start + chunk, len(examples)))))
                     for start in range(0, len(examples), chunk)
                 ),
                 strict=True,
@@ -120,7 +120,7 @@ def _asking(trainer: Any, examples: Collated) -> Callable[[list[int]], tuple[Ten
         )
     model = (trainer.ref_model or trainer.model,) if len(names) == 2 else ()  # since trl 1.9
 
-    def asked(places: list[int]) -> tuple[Tensor, Tensor]:
+    def reference_of(places: list[int]) -> tuple[Tensor, Tensor]:
         batch = dict(examples.collate([copy.deepcopy(examples.samples[at]) for at in places]))
         on_device = {
             name: each.to(trainer.args.device) if isinstance(each, Tensor) else each
@@ -130,7 +130,7 @@ def _asking(trainer: Any, examples: Collated) -> Callable[[list[int]], tuple[Ten
             chosen, rejected = method(*model, on_device)
         return chosen, rejected
 
-    return asked
+    return reference_of
 
 
 @contextmanager
@@ -148,23 +148,23 @@ def _as_in_training(trainer: Any) -> Iterator[None]:  # noqa: ANN401 (of a libra
 
 def _refuse_moving(
     trainer: Any,  # noqa: ANN401 (of a library)
-    asked: Callable[[list[int]], tuple[Tensor, Tensor]],
+    reference_of: Callable[[list[int]], tuple[Tensor, Tensor]],
     number: int,
 ) -> None:
     """Refuse a reference that differs after a step, or at a second look."""
     places = places_looked_at(number)
     trained: nn.Module = trainer.accelerator.unwrap_model(trainer.model)
     torch.manual_seed(0)
-    first = torch.stack(asked(places))
+    first = torch.stack(reference_of(places))
     torch.manual_seed(1)
-    if not torch.equal(first, torch.stack(asked(places))):
+    if not torch.equal(first, torch.stack(reference_of(places))):
         raise ConfigurationError(
             "The reference draws random numbers: it says other log-probabilities of the same pair "
             "each time. Leave disable_dropout=True, or hand in ref_model in evaluation mode."
         )
     with moved_in(trained):
         torch.manual_seed(0)
-        moves = not torch.equal(first, torch.stack(asked(places)))
+        moves = not torch.equal(first, torch.stack(reference_of(places)))
     if moves:
         raise ConfigurationError(
             "The reference has parameters that are trained (shared with the model, or trained "

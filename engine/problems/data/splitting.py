@@ -202,13 +202,13 @@ def _people(problem: Problem, sizes: dict[str, int], rows: dict[str, list[int]])
             )
     show = problem.show_held_out
 
-    def shown(split: str, place: int) -> Any:  # noqa: ANN401 (a picture, a text or a row)
+    def show_place(split: str, place: int) -> Any:  # noqa: ANN401 (a picture, a text or a row)
         assert show is not None  # not handed on otherwise
         return show("objective", rows[split][place]) if split in rows else show(split, place)
 
     return {
         "held_out_names": {name: tuple(names) for name, names in given.items()},
-        "show_held_out": None if show is None else shown,
+        "show_held_out": None if show is None else show_place,
     }
 
 

@@ -110,10 +110,10 @@ def _digest(built: "BuiltProblem") -> str:
     found.append(built.scores(state, some))
     if not isinstance(built.output, MeanLoss):  # that is of the scores
         found.append(routine.evaluate(built.output, state))
-    return hashlib.sha256(repr(shown(found)).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr(canonical(found)).encode()).hexdigest()[:32]
 
 
-def shown(value: Any) -> Any:  # noqa: ANN401 (what a score may hold)
+def canonical(value: Any) -> Any:  # noqa: ANN401 (what a score may hold)
     """Return a value whose text is the same in every process exactly if the given one is the same.
 
     The order of names says nothing: a dict that was made of a set has another one in each process.
@@ -124,11 +124,13 @@ def shown(value: Any) -> Any:  # noqa: ANN401 (what a score may hold)
     if isinstance(value, np.ndarray | np.generic):
         return str(value.dtype), np.shape(value), value.tolist()
     if isinstance(value, Mapping):
-        return sorted((repr(shown(name)), repr(shown(each))) for name, each in value.items())
+        return sorted(
+            (repr(canonical(name)), repr(canonical(each))) for name, each in value.items()
+        )
     if isinstance(value, set | frozenset):
-        return sorted(repr(shown(each)) for each in value)
+        return sorted(repr(canonical(each)) for each in value)
     if isinstance(value, list | tuple):
-        return [shown(each) for each in value]
+        return [canonical(each) for each in value]
     if isinstance(value, str | bytes | int | float | complex | None):
         return value
     return type(value).__qualname__

@@ -66,7 +66,7 @@ class Found:
     remarks: dict[str, list[str]] = field(default_factory=dict)
 
     @property
-    def seen(self) -> int:
+    def num_seen(self) -> int:
         """Pairs that were found, whole or broken."""
         return len(self.names) + sum(map(len, self.broken.values()))
 
@@ -118,7 +118,11 @@ class Found:
         Raises:
             DataError: If it is refused; names the counts, and the first name of each kind.
         """
-        wrong, total, most = self.seen - len(self.names), self.seen, self.settings.max_broken
+        wrong, total, most = (
+            self.num_seen - len(self.names),
+            self.num_seen,
+            self.settings.max_broken,
+        )
         counted, passed = _counted(self.broken), _counted(self.passed)
         beside = f" Beside the pairs: {passed}." if passed else ""
         if not self.names:

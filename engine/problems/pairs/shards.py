@@ -67,10 +67,10 @@ def read_files(setting: str, url: str, settings: ContrastiveSettings, *, keep: b
         found.pass_over(name, "files that are neither tar nor Parquet")
     fetching = Fetching(settings.fetch_images, protocol)
     for path in listing.shards:
-        before = found.seen + sum(map(len, found.passed.values()))
+        before = found.num_seen + sum(map(len, found.passed.values()))
         with data_errors(f"{path}, under {setting}={url},", "Load it again, or take it away."):
             _read_shard(listing, path, found, fetching, keep=keep)
-        if found.seen + sum(map(len, found.passed.values())) == before:
+        if found.num_seen + sum(map(len, found.passed.values())) == before:
             raise DataError(
                 f"{path}, under {setting}={url}, holds no image and no caption. An empty shard is "
                 "what an interrupted download leaves: load it again, or take the file away."

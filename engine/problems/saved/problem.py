@@ -92,9 +92,9 @@ def _pictures(
         groups={label: labels["train"]},
         classes=classes,
         names=_row_names(labels["train"]),
-        show=lambda place: _shown(splits["train"], column, place),
+        show=lambda place: _show_cell(splits["train"], column, place),
         held_out_names={name: _row_names(each) for name, each in labels.items() if name != "train"},
-        show_held_out=lambda split, place: _shown(splits[split], column, place),
+        show_held_out=lambda split, place: _show_cell(splits[split], column, place),
         bounds=BOUNDS,
         score=class_scores,
         **examples,
@@ -118,7 +118,7 @@ def _pixels(rows: SplitRows, column: str, name: str, asked: DataRequest) -> torc
     return standardized(pixels, torch.get_default_dtype())
 
 
-def _shown(rows: SplitRows, column: str, place: int) -> Any:  # noqa: ANN401 (an image of Pillow)
+def _show_cell(rows: SplitRows, column: str, place: int) -> Any:  # noqa: ANN401 (an image of Pillow)
     table = rows.table
     bare = table.cast_column(column, type(table.features[column])(decode=False))
     return shown_picture(picture_bytes(bare[place][column], rows.source, f"row {place}"))

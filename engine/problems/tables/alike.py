@@ -10,13 +10,13 @@ def looking_alike(words: Iterable[str]) -> tuple[str, str] | None:
     """Return two different words that look the same, the first by order; None without any."""
     seen: dict[str, str] = {}
     for word in sorted(set(words)):
-        other = seen.setdefault(_seen(word), word)
+        other = seen.setdefault(_visible_text(word), word)
         if other != word:
             return other, word
     return None
 
 
-def _seen(word: str) -> str:
+def _visible_text(word: str) -> str:
     """Return a word as people see it: without spaces at its ends, and without signs of no width."""
     shown = "".join(
         each for each in unicodedata.normalize("NFC", word) if unicodedata.category(each) != "Cf"

@@ -60,7 +60,7 @@ class Column:
         """How many numbers it becomes."""
         return len(self.words) or 1 + self.gaps
 
-    def told(self, numbers: Sequence[float]) -> str:
+    def in_words(self, numbers: Sequence[float]) -> str:
         """Return the column's numbers of one row, perhaps changed ones, as people read them."""
         if self.words:
             shares = [

@@ -145,7 +145,7 @@ def rows_problem(
             *(*_numbers_among_words(columns), *_unknown_words(tables, columns)),
         ),
         **splits,
-        **_shown(tables, wanted, columns),
+        **_display_parts(tables, wanted, columns),
         **learned,
     )
 
@@ -170,12 +170,12 @@ def _inputs(rows: dict[str, list[Any]], columns: list[Column], split: str) -> Te
     return torch.from_numpy(numbers).to(torch.get_default_dtype())
 
 
-def _shown(
+def _display_parts(
     tables: dict[str, dict[str, list[Any]]], wanted: TableColumns, columns: list[Column]
 ) -> dict[str, Any]:
     """Return the parts of a problem that say how its rows are called and shown."""
     label, names = wanted.label, wanted.names
-    called = {name: _called(rows[names]) if names else [] for name, rows in tables.items()}
+    called = {name: _row_names(rows[names]) if names else [] for name, rows in tables.items()}
 
     def show(split: str, place: int) -> dict[str, Any]:
         rows = tables[split]
@@ -187,7 +187,7 @@ def _shown(
         "show": lambda place: show("train", place),
         "held_out_names": {name: each for name, each in called.items() if each},
         "show_held_out": show,
-        "show_inputs": lambda row: _told(row, columns),
+        "show_inputs": lambda row: _row_in_words(row, columns),
     }
 
 
@@ -246,7 +246,7 @@ def _are_words(column: Sequence[Any]) -> bool:
     return bool(known) and all(isinstance(value, str) for value in known)
 
 
-def _called(values: Sequence[Any]) -> list[str]:
+def _row_names(values: Sequence[Any]) -> list[str]:
     """Return the names of the rows; a row without one is named by its place."""
     return [
         f"row {place}" if is_missing(value) else str(value)
@@ -283,10 +283,12 @@ def _unknown_words(tables: dict[str, dict[str, list[Any]]], columns: Sequence[Co
     return said
 
 
-def _told(row: Tensor, columns: Sequence[Column]) -> dict[str, str]:
+def _row_in_words(row: Tensor, columns: Sequence[Column]) -> dict[str, str]:
     """Return a row of inputs by the names of its columns, in their own units."""
     parts = row.to(torch.float64).split([each.width for each in columns])
-    return {each.name: each.told(part.tolist()) for each, part in zip(columns, parts, strict=True)}
+    return {
+        each.name: each.in_words(part.tolist()) for each, part in zip(columns, parts, strict=True)
+    }
 
 
 def squared_error(model: nn.Module, batch: Batch) -> Tensor:

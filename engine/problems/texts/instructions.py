@@ -16,7 +16,7 @@ from engine.problems.tables.files import read_table
 from engine.problems.tables.groups import check_groups, groups_of
 from engine.problems.texts.json_lines import check_characters, holds_json, read_json, stem
 from engine.problems.texts.learner import Models
-from engine.problems.texts.problem import learned
+from engine.problems.texts.problem import language_problem
 from engine.recipes.arguments.text import Responses, TextSettings, check_language
 from engine.storage.content import decoded, unpacked
 from engine.storage.reading import read_data
@@ -133,7 +133,7 @@ def passages_problem(
         train = zip(splits["train"], groups["source"], strict=True)
         splits = splits | {"train": [replace(each, source=source) for each, source in train]}
     train = splits["train"]
-    return learned(
+    return language_problem(
         splits,
         text,
         models,

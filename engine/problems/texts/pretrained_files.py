@@ -44,14 +44,14 @@ def refuse_pretrained_files(name: str) -> None:
     for index in sorted(folder.glob("*.index.json")):
         if index.stat().st_size > _LARGEST_INDEX:
             raise ValueError(f"{index.name} has over {_LARGEST_INDEX} bytes")
-        for weights in _named(json.loads(index.read_bytes())):
+        for weights in _listed_files(json.loads(index.read_bytes())):
             if not isinstance(weights, str) or Path(weights).name != weights or weights == "..":
                 raise ValueError(
                     f"{index.name} names {str(weights)[:200]!r}, no file of its folder"
                 )
 
 
-def _named(index: Any) -> set[Any]:  # noqa: ANN401 (whatever the file holds)
+def _listed_files(index: Any) -> set[Any]:  # noqa: ANN401 (whatever the file holds)
     named = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(named, dict) or any(isinstance(each, dict | list) for each in named.values()):
         raise ValueError("its index of weights is none: it has no map of names to files")

@@ -35,10 +35,10 @@ def texts_problem(
     """
     check_language(models[0], text, models[1])
     drawn = draw_texts(data, text, own)
-    return learned(drawn.splits, text, models, ids=drawn.ids, notes=drawn.notes)
+    return language_problem(drawn.splits, text, models, ids=drawn.ids, notes=drawn.notes)
 
 
-def learned(
+def language_problem(
     splits: dict[str, list[Passage]],
     text: TextSettings,
     models: Models,

@@ -221,7 +221,9 @@ def _load_file(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         if isinstance(error, ConfigurationError) and not own_line(error):
             raise
-        told = _told(error, path, asked).replace(f"{folder.package}.", "")  # as the file calls them
+        told = _explained(error, path, asked).replace(
+            f"{folder.package}.", ""
+        )  # as the file calls them
         raise ConfigurationError(told) from error
 
 
@@ -297,7 +299,7 @@ def _load_package(place: str) -> ModuleType:
             "recipe, e.g. my_problem.py:function."
         ) from error
     except Exception as error:
-        raise ConfigurationError(_told(error, Path(place))) from error
+        raise ConfigurationError(_explained(error, Path(place))) from error
     top = sys.modules[place.partition(".")[0]]
     if not getattr(top.__spec__, "has_location", False) and not hasattr(top, "__path__"):
         return found  # Python's own, which is no file of its own
@@ -311,7 +313,7 @@ def _load_package(place: str) -> ModuleType:
     return found
 
 
-def _told(error: BaseException, path: Path, asked: Mapping[str, str] | None = None) -> str:
+def _explained(error: BaseException, path: Path, asked: Mapping[str, str] | None = None) -> str:
     place = own_line(error) or str(path)
     for name, library in (asked or {}).items():
         for frame in traceback.extract_tb(error.__traceback__):

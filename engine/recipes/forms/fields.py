@@ -238,12 +238,12 @@ def settings_field(recipe: Recipe) -> dict[str, Any]:
         },
         "description": (
             "Anything else, arguments too, one key=value each, e.g. training.num_steps=100. "
-            f"mgd recipes {_called(recipe)} lists the keys."
+            f"mgd recipes {_name_in_command(recipe)} lists the keys."
         ),
     }
 
 
-def _called(recipe: Recipe) -> str:
+def _name_in_command(recipe: Recipe) -> str:
     """Return the name of a recipe in a command; for a user's own file, words that stand for it."""
     return recipe.name if recipe.name in shipped_names() else "with the file of the recipe"
 
@@ -296,13 +296,13 @@ def values(recipe: Recipe, names: Iterable[str], said: Sequence[str]) -> dict[st
     held = {name: _value(content, FIELDS[name][0]) for name in names}
     schemas = argument_schemas(recipe)
     arguments = {
-        name: _told(recipe.arguments.get(name), schemas[name])
+        name: _without_defaults(recipe.arguments.get(name), schemas[name])
         for name in argument_fields(recipe, said)
     }
     return {**_without_empty(held), "arguments": _without_empty(arguments)}
 
 
-def _told(value: Any, schema: Mapping[str, Any]) -> Any:  # noqa: ANN401 (any JSON value)
+def _without_defaults(value: Any, schema: Mapping[str, Any]) -> Any:  # noqa: ANN401 (any JSON value)
     """Return a value without what a group of settings has by default, but for its first one.
 
     That one is what the others are about: the name of a model.
@@ -311,7 +311,7 @@ def _told(value: Any, schema: Mapping[str, Any]) -> Any:  # noqa: ANN401 (any JS
     if not inside or not isinstance(value, Mapping) or schema.get("whole"):
         return value
     told = {
-        name: _told(each, inside.get(name, {}))
+        name: _without_defaults(each, inside.get(name, {}))
         for place, (name, each) in enumerate(value.items())
         if not place or each != inside.get(name, {}).get("default")
     }

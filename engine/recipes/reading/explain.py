@@ -38,7 +38,7 @@ def _explain(model: type[BaseModel], error: ErrorDetails, inside: str) -> str:
         return f"  {cause}"
     if error["type"] == "extra_forbidden":
         here = f"Settings here: {', '.join(fields) or 'none'}."
-        return f"  {key}: unknown setting. {here}{_meant(model, fields, last, key)}"
+        return f"  {key}: unknown setting. {here}{_suggestion(model, fields, last, key)}"
     if error["type"] == "value_error" and key == inside:
         return f"  {error['ctx']['error']}" if "ctx" in error else f"  {error['msg']}"
     if error["type"] == "value_error" and "ctx" in error and _is_group(group, last):
@@ -72,7 +72,7 @@ def said_of(error: ErrorDetails) -> str:
     return f"{words[:1].lower()}{words[1:]}.{meant}"
 
 
-def _meant(model: type[BaseModel], fields: dict[str, Any], last: str, key: str) -> str:
+def _suggestion(model: type[BaseModel], fields: dict[str, Any], last: str, key: str) -> str:
     """Ask whether another setting was meant: one of the same group, or of this name elsewhere."""
     parents = key.rpartition(".")[0]
     near = nearest(last, fields, 0.7)

@@ -85,7 +85,7 @@ class LaterSteps:
         if isinstance(action, Reverse) and action.step in self._steps:
             state, step = sweep.before(action.step), action.step
             with sweep.unmoved.watching(state, step):
-                if self._told(lambda: self._compare_loss(state, step), step) is None:
+                if self._compare_or_note(lambda: self._compare_loss(state, step), step) is None:
                     self.unseen.append(step)
         if not isinstance(action, Reverse | Trace) or isinstance(sweep.vjp, CompiledVjp):
             return None  # a compiled step calls no code of anybody's
@@ -113,9 +113,11 @@ class LaterSteps:
     def _compare_all(self, state: State, step: int) -> None:
         """Compare the parts of a step until nothing that it takes out of the graph is unknown."""
         if self._own_update:
-            self._told(lambda: self._compare_update(state, step), step)
+            self._compare_or_note(lambda: self._compare_update(state, step), step)
         for is_whole in (False, True):
-            self._told(lambda w=is_whole: self._compare_parts(state, step, is_whole=w), step)
+            self._compare_or_note(
+                lambda w=is_whole: self._compare_parts(state, step, is_whole=w), step
+            )
 
     def _unknown(self, step: int | None = None) -> list[Place]:
         """Return where a step, or any, cuts and no comparison has been."""
@@ -129,7 +131,7 @@ class LaterSteps:
             each[: len(place)] == place for each in self._compared
         )
 
-    def _told(self, compare: Callable[[], float | None], step: int) -> float | None:
+    def _compare_or_note(self, compare: Callable[[], float | None], step: int) -> float | None:
         """Carry out a comparison, and refuse what is wrong, or note it."""
         try:
             with told_by_witness(), deterministic():
@@ -208,7 +210,7 @@ class LaterSteps:
         params = rows["params"].clone().requires_grad_()
         gradient, _, _ = batch_in_order(routine, rows, params, z, step)
         before = without_buffers(rows)
-        with torch.no_grad(), routine.reading(rows), routine.binding.kept():
+        with torch.no_grad(), routine.reading(rows), routine.binding.keeping():
             after = updated(routine, before, gradient.detach(), z, step)
         moves = {name: float((row - before[name]).norm()) for name, row in after.items()}
         term, losses = next(routine.terms(step)), torch.zeros(0)

@@ -80,7 +80,7 @@ def noting_reads(routine: Routine, reads: ParametersRead, params: Tensor) -> Ite
 def find_reads(routine: Routine, params: Tensor, reads: ParametersRead) -> None:
     """Note what the first step reads, by a gradient that is made for that alone."""
     params = params.detach().requires_grad_()
-    with noting_reads(routine, reads, params), torch.enable_grad(), routine.binding.kept():
+    with noting_reads(routine, reads, params), torch.enable_grad(), routine.binding.keeping():
         first = routine.first_piece(next(routine.terms(0)))
         loss = routine.term_loss(params, first, routine.point(), 0)
         if not loss.requires_grad:
@@ -95,7 +95,7 @@ def find_reads(routine: Routine, params: Tensor, reads: ParametersRead) -> None:
 def _refuse_foreign(routine: Routine, params: Tensor) -> None:
     first, point = routine.first_piece(next(routine.terms(0))), routine.point()
     leaf = params.detach().requires_grad_()
-    with torch.enable_grad(), routine.binding.kept():
+    with torch.enable_grad(), routine.binding.keeping():
         refuse_leaves(
             routine.given,
             "loss",
@@ -122,7 +122,7 @@ def refuse_detached(
 
     def loss(params: Tensor) -> list[Tensor]:
         params = params.requires_grad_()  # a loss may take derivatives
-        with torch.enable_grad(), routine.reading(state), routine.binding.kept():
+        with torch.enable_grad(), routine.reading(state), routine.binding.keeping():
             return [routine.term_loss(params, first, routine.point(), 0).detach()]
 
     def values(params: Tensor) -> list[Tensor]:
@@ -161,7 +161,12 @@ def _cut_out(routine: Routine, state: State, names: Sequence[str]) -> Sequence[s
         return names
     first = routine.first_piece(next(routine.terms(0)))
     params = state["params"].detach().requires_grad_()
-    with torch.enable_grad(), routine.reading(state), routine.binding.kept(), noting_used() as seen:
+    with (
+        torch.enable_grad(),
+        routine.reading(state),
+        routine.binding.keeping(),
+        noting_used() as seen,
+    ):
         loss = routine.term_loss(params, first, routine.point(), 0)
         with whole_derivatives():
             gradient_of(loss, params, create_graph=False)

@@ -1,8 +1,8 @@
 """Parts of a user's module besides its parameters, and how a run holds other tensors in it.
 
 A step calls the module with the parameters of a state in the place of its own. They stay there
-until the block of ``Binding.kept`` ends, so that code which runs in the backward pass (activation
-checkpointing, implicit layers) reads the parameters of the step that it belongs to, too.
+until the block of ``Binding.keeping`` ends, so that code which runs in the backward pass
+(activation checkpointing, implicit layers) reads the parameters of its own step, too.
 """
 
 import copy
@@ -188,7 +188,7 @@ class Modes:
 
 
 class _Kept(AbstractContextManager[None]):
-    """The block of ``Binding.kept``: one for all, since the binding counts how deep it stands.
+    """The block of ``Binding.keeping``: one for all, since the binding counts how deep it stands.
 
     Every step enters several of them, and a generator costs twice as much.
     """
@@ -244,7 +244,7 @@ class Binding:
                     if isinstance(tensor, nn.Parameter) and vars(tensor):
                         self._attributes[name] = dict(vars(tensor))
 
-    def kept(self) -> AbstractContextManager[None]:
+    def keeping(self) -> AbstractContextManager[None]:
         """Leave what is bound inside the block where it is until the outermost block ends."""
         return self._block
 
@@ -286,7 +286,7 @@ class Binding:
     def put(self, tensors: Mapping[str, Tensor | None]) -> None:
         """Bind tensors by name, inside of a block of ``kept``."""
         if not self._depth:
-            raise RuntimeError("Tensors are bound inside a block of Binding.kept only.")
+            raise RuntimeError("Tensors are bound inside a block of Binding.keeping only.")
         own, attributes = self._own, self._attributes
         self._bound.update(tensors)
         for name, tensor in tensors.items():
@@ -338,7 +338,7 @@ class Binding:
     @contextmanager
     def holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         """Bind tensors by name inside the block, and after it what was there before."""
-        with self.kept():
+        with self.keeping():
             before = {name: kept[key] for name in tensors for kept, key in self._slots[name][:1]}
             self.put(tensors)
             try:

@@ -245,10 +245,10 @@ class HeldModule:
 
     def _evaluate(self, function: Callable[[nn.Module], Any], state: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 (as evaluate)
         with self.reading(state), seeded(self.seed, "evaluation", device=self.device):
-            asked = self.told(function)
+            asked = self.with_own_state(function)
             return self.call(asked, state[self.optimizer.evaluated], training=False)
 
-    def told(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def with_own_state(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return an output that is told the problem's own state, if it has an argument for it."""
         if self.own is None or not takes(function, "state"):
             return function
@@ -281,7 +281,7 @@ class HeldModule:
     def call(self, function: Callable[..., Any], params: Params, *args: Any, training: bool) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function(model, *args)`` with ``params``, flat or by name, in the model.
 
-        Whoever differentiates what it returns does so inside of ``self.binding.kept()``, around
+        Whoever differentiates what it returns does so inside of ``self.binding.keeping()``, around
         both: code of the model that runs in the backward pass reads the parameters then.
 
         Raises:
@@ -293,7 +293,7 @@ class HeldModule:
             watch(views)
         if self.statistics is not None and not training and not self._bound:
             raise ValueError("Evaluate a model with running statistics by Routine.evaluate.")
-        with self.binding.kept():
+        with self.binding.keeping():
             held = {} if self.statistics is None else self.statistics.bound(self._bound)
             counters = {name: value.clone() for name, value in self.counters.items()}
             self.binding.put({**views, **held, **counters} if held or counters else views)

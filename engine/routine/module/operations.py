@@ -161,7 +161,7 @@ _GROUPED: list[tuple[Any, str, Any]] = [
 def _without_alarm(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return an operation of torch's that does not refuse where bits have to repeat."""
 
-    def called(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as the operation)
+    def call_without_alarm(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as the operation)
         before = torch.get_deterministic_debug_mode()
         torch.set_deterministic_debug_mode(0)
         try:
@@ -169,7 +169,7 @@ def _without_alarm(function: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             torch.set_deterministic_debug_mode(before)
 
-    return called
+    return call_without_alarm
 
 
 _torch_heads = functional.multi_head_attention_forward

@@ -22,7 +22,7 @@ class _Passes:
     and the engine lets one thread at a time compute (``engine.numerics.determinism.PROCESS``).
 
     Attributes:
-        depth: Blocks of ``Binding.kept`` that are open.
+        depth: Blocks of ``Binding.keeping`` that are open.
         is_product: Whether a derivative is pulled back that has to see everything.
     """
 

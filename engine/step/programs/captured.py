@@ -70,7 +70,7 @@ class Capture:
         self.says_all = _says_all(graph)
         self.marks = [torch.empty(0) for _ in output.args[0]]
 
-    def named(
+    def inputs_by_name(
         self, part: str, tensors: Sequence[Any], inputs: Named, results: Named
     ) -> dict[str, Tensor]:
         """Return the inputs of the graph, by name.
@@ -159,7 +159,7 @@ class Captured:
         if len(noted) != 1:
             raise RuntimeError(f"The {self.name} of a step computes nothing with tensors.")
         ((capture, given),) = noted
-        tensors = capture.named(self.name, given, {**inputs, **(held or {})}, results)
+        tensors = capture.inputs_by_name(self.name, given, {**inputs, **(held or {})}, results)
         if self._is_settled and inputs.keys() >= tensors.keys():
             self._settled = capture
         return capture, tensors

@@ -53,7 +53,7 @@ def step_inputs(routine: Routine, term: Term, z: Metaparams, step: int) -> Input
     }
 
 
-def named(inputs: Mapping[str, Any], prefix: str) -> Inputs:
+def with_prefix(inputs: Mapping[str, Any], prefix: str) -> Inputs:
     """Return the inputs whose names begin with ``prefix``, without it."""
     return {n.removeprefix(prefix): value for n, value in inputs.items() if n.startswith(prefix)}
 
@@ -83,10 +83,10 @@ def make_loss(routine: Routine) -> Part:
     module, batch_size = routine.loss_module, routine.batch_size
 
     def loss(inputs: Inputs) -> Inputs:
-        columns = named(inputs, "column ")  # those that z sets come last, so not in order
+        columns = with_prefix(inputs, "column ")  # those that z sets come last, so not in order
         ordered = [columns[str(i)] for i in range(len(columns))]
         batch = tree_unflatten(ordered, inputs["structure"])
-        arguments, held = named(inputs, "argument "), named(inputs, BUFFER)
+        arguments, held = with_prefix(inputs, "argument "), with_prefix(inputs, BUFFER)
         left = {f"model.{name}": buffer.clone() for name, buffer in held.items()}
         if held:
             losses = functional_call(module, left, (batch,), arguments)
@@ -111,7 +111,7 @@ def keeps_for_itself(routine: Routine, z: Metaparams, step: int) -> bool:
         term = next(routine.terms(step))
 
         def call() -> object:
-            with torch.enable_grad(), routine.binding.kept():
+            with torch.enable_grad(), routine.binding.keeping():
                 return routine.term_loss(params, term, z, step)
 
         known["keeps tensors"] = keeps_tensors(call)
@@ -161,7 +161,9 @@ def make_update(routine: Routine) -> Part:
         gradient = inputs["gradient"]
         if routine.hooks:  # which draw nothing, so that nothing is seeded
             gradient = hooked(routine.hooks, routine.layout, gradient)
-        return update(named(inputs, "state "), gradient, named(inputs, "hyper "), inputs["step"])
+        return update(
+            with_prefix(inputs, "state "), gradient, with_prefix(inputs, "hyper "), inputs["step"]
+        )
 
     return following
 

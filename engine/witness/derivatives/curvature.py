@@ -176,7 +176,7 @@ def _in_double(
 
 def _second_derivative(routine: Routine, here: Here, *, coarse: bool = False) -> Curvature:
     state = with_buffers_traced(here.state if coarse else exact_state(here.state))
-    with routine.reading(state), routine.binding.kept(), named_refusals(here.step):
+    with routine.reading(state), routine.binding.keeping(), named_refusals(here.step):
         whole = len(here.term.indices)
         if here.is_whole or routine.own is not None:  # which may have a row for each example
             return _product(routine, here, state, whole, coarse=coarse)
@@ -226,7 +226,7 @@ def _update(routine: Routine, here: Here) -> Curvature:
     worst = Curvature(0.0, False)
     with (
         routine.reading(exact_state(here.state)),
-        routine.binding.kept(),
+        routine.binding.keeping(),
         named_refusals(here.step),
     ):
         steps = [here.step] if here.is_late else steps_to_compare(routine, here.step)
@@ -258,7 +258,7 @@ def _culprit(twin: Routine, here: Here, *, coarse: bool = False) -> str | None:
         twin = twin if twin.layout.dtype == torch.float64 else exact_run(twin)
         here = _in_twin(twin, here)
     state = here.state if coarse else exact_state(here.state)
-    return culprit(twin, state, _called(twin, here, state, coarse=coarse))
+    return culprit(twin, state, _loss_of_few(twin, here, state, coarse=coarse))
 
 
 def _blame(routine: Routine, here: Here, name: str | None = None) -> str:
@@ -269,13 +269,13 @@ def _blame(routine: Routine, here: Here, name: str | None = None) -> str:
     state = here.state
 
     def loss() -> Tensor:
-        with routine.reading(state), routine.binding.kept(), torch.enable_grad():
-            return _called(routine, here, state, coarse=True)()
+        with routine.reading(state), routine.binding.keeping(), torch.enable_grad():
+            return _loss_of_few(routine, here, state, coarse=True)()
 
     return where_to_look(name, loss)
 
 
-def _called(
+def _loss_of_few(
     routine: Routine, here: Here, state: State, *, coarse: bool = False
 ) -> Callable[[], Tensor]:
     whole = len(here.term.indices)
@@ -284,9 +284,9 @@ def _called(
         few = FewExamples(routine, here, number, coarse=coarse)
         return few(state["params"].detach().requires_grad_())
 
-    def called() -> Tensor:
+    def loss_or_whole() -> Tensor:
         with suppress(Exception):  # a loss that wants all of its batch
             return loss()
         return loss(whole)
 
-    return called
+    return loss_or_whole

@@ -110,14 +110,14 @@ def _refuse_cut_way(  # noqa: PLR0913 (where, and what is looked at)
         weights = directions(read["params"], generator(0, "entries"))
         function = made(read, step_of, weights)
         ones = torch.ones_like(point[name])
-        with twin.binding.kept():
+        with twin.binding.keeping():
             found = compare_first(function, [ones])
     except Exception as error:  # e.g. a loss that insists on float32
         return f"{what} was not compared: {first_line(error)}"
     if not found.is_wrong:
         return not_settled(what, found)
     lines: list[str] = []
-    with suppress(Exception), twin.binding.kept():  # which would hide what is wrong
+    with suppress(Exception), twin.binding.keeping():  # which would hide what is wrong
         lines = cuts(lambda: step_of(read["params"], ones.requires_grad_()).loss)
     where = f" by {', '.join(lines)}" if lines else ""
     raise WitnessError(
@@ -182,7 +182,7 @@ def _step(
     start = point[name]
     size = float(start.norm()) / max(start.numel(), 1) ** 0.5 or 1.0
 
-    def taken(params: Tensor, ones: Tensor) -> _Step:
+    def step_at(params: Tensor, ones: Tensor) -> _Step:
         moved, rows = {**point, name: start + size * (ones - 1)}, read
         if ones.requires_grad and BUFFERS in read:  # as where a step is reversed
             rows = {**read, BUFFERS: read[BUFFERS].detach().requires_grad_()}
@@ -193,4 +193,4 @@ def _step(
             left = twin.moved_buffers(rows, calls, step)[BUFFERS][: twin.statistics.real]
             return _Step(loss, left)
 
-    return taken
+    return step_at

@@ -84,7 +84,7 @@ def _follows(routine: Routine, state: State, gradient: Tensor, z: Metaparams, st
         name: row.detach().requires_grad_(row.is_floating_point()) for name, row in state.items()
     }
     moments = [row for name, row in rows.items() if name != "params" and row.requires_grad]
-    with torch.enable_grad(), routine.binding.kept():
+    with torch.enable_grad(), routine.binding.keeping():
         return follows(
             routine.update(rows, routine.hooked_term(given, step), z, step)["params"],
             [given, *moments],

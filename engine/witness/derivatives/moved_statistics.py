@@ -77,7 +77,7 @@ def _refuse_followed(routine: Routine, state: State, z: Metaparams, step: int) -
     term, ends = _term(routine, step), list[dict[str, Tensor]]()
     for scale in (1.0, 1.05):
         params = (scale * state["params"].detach()).requires_grad_()  # a loss may differentiate
-        with torch.enable_grad(), routine.reading(state) as calls, routine.binding.kept():
+        with torch.enable_grad(), routine.reading(state) as calls, routine.binding.keeping():
             routine.term_losses(params, term, z, step)
         ends.append({n: end.detach().clone() for n, end in calls.left.items()})
     for name, value in statistics.carried.clocks.items():
@@ -129,7 +129,7 @@ def _compared(
     twin, read = exact_few(routine), exact_state(state)
     function = made(twin, read, {name: exact(value) for name, value in z.items()}, step)
     function, leaves = _symmetric(twin, function, read[BUFFERS]), [read[name] for name in names]
-    with twin.binding.kept():
+    with twin.binding.keeping():
         return compare_first(function, leaves), function, leaves
 
 

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from engine.errors import ConfigurationError, EngineError, WitnessError
 from engine.numerics.determinism import generator
-from engine.routine.diagnosis import told
+from engine.routine.diagnosis import user_code_error
 from engine.routine.module.buffers.batch_norm import BUFFERS
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN
@@ -136,14 +136,14 @@ def refuse_misfit(routine: Routine, z: Metaparams) -> None:
     if is_shipped(optimizer):
         return
     name, params = repr(optimizer.name), routine.layout.flatten(routine.trainable)
-    moments: Any = _called(f"init of optimizer {name}", lambda: optimizer.init(params.clone()))
+    moments: Any = _call_update(f"init of optimizer {name}", lambda: optimizer.init(params.clone()))
     _refuse_other_than_tensors(f"init of optimizer {name}", moments)
     state = {"params": params, **moments}
     given = {key: row.clone() for key, row in state.items()}
     hyper = routine.hyperparameters(z, 0)
     gradient = torch.full_like(params, 1e-3)
     with torch.no_grad():
-        found: Any = _called(
+        found: Any = _call_update(
             f"update of optimizer {name}", lambda: optimizer.update(given, gradient, hyper, 0)
         )
     _refuse_other_than_tensors(f"update of optimizer {name}", found)
@@ -161,13 +161,13 @@ def refuse_misfit(routine: Routine, z: Metaparams) -> None:
             )
 
 
-def _called(what: str, call: Callable[[], _Value]) -> _Value:
+def _call_update(what: str, call: Callable[[], _Value]) -> _Value:
     try:
         return call()
     except EngineError:
         raise
     except Exception as error:  # of a user's own code
-        raise told(f"The {what} fails", error, _UPDATE) from error
+        raise user_code_error(f"The {what} fails", error, _UPDATE) from error
 
 
 _UPDATE = (

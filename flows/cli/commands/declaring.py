@@ -38,7 +38,7 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
         raise TypeError(f"Two options of {body.__name__} have the same name.")
 
     @wraps(body)
-    def called(**given: Any) -> None:  # noqa: ANN401 (as each option says)
+    def command(**given: Any) -> None:  # noqa: ANN401 (as each option says)
         with one_message(given["debug"]):
             if not tells_debug:
                 del given["debug"]
@@ -49,9 +49,9 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
             body(**given, **made)
 
     # What Typer reads a command from.
-    called.__dict__["__signature__"] = Signature(shown)
-    called.__annotations__ = {each.name: each.annotation for each in shown}
-    return called
+    command.__dict__["__signature__"] = Signature(shown)
+    command.__annotations__ = {each.name: each.annotation for each in shown}
+    return command
 
 
 def _parameters(

@@ -85,7 +85,7 @@ def turn() -> Iterator["filelock.BaseFileLock"]:
 
 def announce(served: Served) -> None:
     """Let others know where this one answers, in a file that only the user can read."""
-    file = _said(_folder() / _name(str(os.getpid())))
+    file = _address_in(_folder() / _name(str(os.getpid())))
     file.unlink(missing_ok=True)
     number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # through no link
     with open(number, "w", encoding="utf-8") as writing:
@@ -101,7 +101,7 @@ def other() -> Served | None:
             with filelock.FileLock(file).acquire(timeout=0):  # of one that was killed
                 _forget(file)
         except filelock.Timeout:
-            served = _read(_said(file))
+            served = _read(_address_in(file))
             if served is not None and served.process == process:
                 return served
     return None
@@ -205,14 +205,14 @@ def _read(file: Path) -> Served | None:
     return None
 
 
-def _said(file: Path) -> Path:
+def _address_in(file: Path) -> Path:
     """Return where the one that holds a file says where it answers."""
     return file.with_suffix(".json")
 
 
 def _forget(file: Path) -> None:
     file.unlink(missing_ok=True)
-    _said(file).unlink(missing_ok=True)
+    _address_in(file).unlink(missing_ok=True)
 
 
 def _name(process: str) -> str:

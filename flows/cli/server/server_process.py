@@ -64,7 +64,7 @@ def serve(pipe: int, ui: str | None) -> int:
             on_sqlite = address is None or address.get_secret_value().startswith("sqlite")
             is_first = first_start.enter_context(_one_migration(settings))
             # Another kind of database may have been replaced since; a file that went is seen.
-            wanted = _wanted(url, ui, migrated=on_sqlite and not is_first)
+            wanted = _server_settings(url, ui, migrated=on_sqlite and not is_first)
         except ConfigurationError as error:
             _tell(pipe, refused=str(error))
             return 2
@@ -80,7 +80,7 @@ def serve(pipe: int, ui: str | None) -> int:
         return 0
 
 
-def _wanted(url: str, ui: str | None, *, migrated: bool) -> dict[str, str]:
+def _server_settings(url: str, ui: str | None, *, migrated: bool) -> dict[str, str]:
     """Return settings for this use of a server, some of which leave out what it has no use for.
 
     What the user has set stays, but for the addresses.

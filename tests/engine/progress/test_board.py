@@ -26,7 +26,7 @@ def test_stage_at_work_is_named_and_its_part_counts(clocked):
         meter.ran(step, 60)
     time.now = 5.0
 
-    seen = board.seen()
+    seen = board.snapshot()
 
     (stage,) = seen.running
     assert stage.name == seen.work == "training steps 0 to 60 of outer step 0"
@@ -43,9 +43,9 @@ def test_scores_are_told_when_they_are_there_with_the_best_so_far(clocked):
     board, time, _ = clocked
     time.now = 61.0
     assert board.scored(0, scores(0.5, accuracy=0.912)) == 0
-    first = board.seen()
+    first = board.snapshot()
     board.scored(1, scores(0.6))
-    worse = board.seen()
+    worse = board.snapshot()
 
     assert first.outer_sentence(0) == (
         "outer step 0 of 1: validation loss 0.5000, accuracy 91.2 %, objective 1.0000; "
@@ -61,7 +61,9 @@ def test_metrics_of_ones_own_are_told_beside_the_loss(clocked):
     board, _, _ = clocked
     board.scored(0, scores(0.5, IoU=0.0, precision=0.25, recall=0.75))
 
-    assert "loss 0.5000, IoU 0.0000, precision 0.2500, objective" in board.seen().outer_sentence(0)
+    assert (
+        "loss 0.5000, IoU 0.0000, precision 0.2500, objective" in board.snapshot().outer_sentence(0)
+    )
 
 
 def test_of_outer_steps_told_at_once_each_says_what_was_best_until_then(clocked):
@@ -70,7 +72,7 @@ def test_of_outer_steps_told_at_once_each_says_what_was_best_until_then(clocked)
     for number, loss in enumerate((0.9, 0.8, 0.85, 0.7)):
         board.scored(number, scores(loss))
 
-    seen = board.seen()
+    seen = board.snapshot()
 
     told = [seen.outer_sentence(place).partition(";")[0] for place in range(4)]
     assert [each.partition("(")[2] for each in told] == [
@@ -85,7 +87,7 @@ def test_sweep_after_the_scores_belongs_to_the_same_outer_step(clocked):
     board.scored(0, scores(0.5))
     board.begin("reverse[0] 0-60", "reverse")
 
-    sentence = board.seen().sentence()
+    sentence = board.snapshot().sentence()
 
     assert sentence.startswith("Reversing steps 0 to 60 of outer step 0, ")
 
@@ -96,7 +98,7 @@ def test_uphill_the_best_is_the_highest():
     for number, loss in enumerate((0.5, 0.9, 0.7)):
         board.scored(number, scores(loss))
 
-    assert board.seen().best == 1
+    assert board.snapshot().best == 1
 
 
 def test_best_is_what_the_run_will_choose_by():
@@ -106,7 +108,7 @@ def test_best_is_what_the_run_will_choose_by():
     for number, (loss, recall) in enumerate([(0.5, 0.1), (0.9, 0.3), (0.7, 0.2)]):
         board.scored(number, scores(loss, recall=recall))
 
-    seen = board.seen()
+    seen = board.snapshot()
 
     assert seen.best == 1
     assert "best validation recall 0.3000" in seen.sentence()
@@ -123,11 +125,11 @@ def test_bar_never_goes_back_and_is_full_at_the_end_alone(clocked):
         board.begin(str(number), kind)
         time.now += seconds
         board.end(str(number))
-        shares.append(board.seen().share)
-    before = board.seen()
+        shares.append(board.snapshot().share)
+    before = board.snapshot()
     board.finish()
     time.now += 100
-    after = board.seen()
+    after = board.snapshot()
 
     assert shares == sorted(shares)
     assert before.share < 1.0
@@ -144,12 +146,12 @@ def test_what_was_there_is_said(clocked):
         board.begin(str(number), work.kind)
         time.now += 0.1
         board.end(str(number), cached=True)
-    seen = board.seen()
+    seen = board.snapshot()
     board.finish()
 
     assert seen.cached == seen.done == 6
     assert seen.share > 0.9
-    assert "6 of them already there" in board.seen().sentence()
+    assert "6 of them already there" in board.snapshot().sentence()
 
 
 def test_stages_of_other_processes_have_meters_of_their_own(clocked):
@@ -161,7 +163,7 @@ def test_stages_of_other_processes_have_meters_of_their_own(clocked):
     far.forward, near.forward = 30, 6
     time.now = 5.0
 
-    seen = board.seen()
+    seen = board.snapshot()
 
     assert [stage.share for stage in seen.running] == [pytest.approx(0.5), pytest.approx(0.1)]
     assert seen.work == "training steps 0 to 60 of outer step 0 and 1 more"
@@ -175,7 +177,7 @@ def test_any_thread_may_look():
     def look():
         while not over.is_set():
             try:
-                board.seen()
+                board.snapshot()
             except Exception as error:
                 failed.append(error)
 
@@ -190,7 +192,7 @@ def test_any_thread_may_look():
         thread.join()
 
     assert failed == []
-    assert board.seen().done == 300
+    assert board.snapshot().done == 300
 
 
 @pytest.mark.parametrize(

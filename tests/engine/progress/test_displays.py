@@ -9,7 +9,7 @@ from rich.console import Console
 import engine
 from engine.progress import displays
 from engine.progress.board import Board, Course
-from engine.progress.displays import PlainLines, shown
+from engine.progress.displays import PlainLines, showing
 from engine.progress.drawing import html
 from engine.progress.meter import Meter, heard_by
 from engine.progress.view import Picture, draw
@@ -114,7 +114,7 @@ def test_a_line_beside_a_picture_leaves_the_time_to_it():
 
 def picture(board, width=100):
     console = Console(file=io.StringIO(), width=width)
-    console.print(draw([board.seen()]))
+    console.print(draw([board.snapshot()]))
     return console.file.getvalue()
 
 
@@ -276,7 +276,7 @@ def test_descent_shows_its_outer_steps(capsys):
 
 def test_nothing_is_shown_unless_it_is_asked_for(capsys):
     """A library is silent."""
-    with shown(False):
+    with showing(False):
         pass
 
     assert capsys.readouterr().err == ""

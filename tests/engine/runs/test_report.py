@@ -8,7 +8,7 @@ from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.names import run_name
-from engine.runs.report import asked, from_nothing, tried
+from engine.runs.report import changes_section, from_nothing, preflight_summary
 from tests.helpers.runs.made_records import make_record
 from tests.helpers.runs.toy_kind import Record
 
@@ -70,7 +70,7 @@ def test_a_check_without_a_figure_is_not_said_to_be_done_where_it_refuses(
     """A loss that became NaN has no figure: "refuse: done" says nothing to anybody."""
     check = Check(name="training", verdict=verdict, value=value, limit=limit, cause="It diverged.")
 
-    assert tried(CheckReport(verdict=verdict, checks=[check]))[1] == {"training": told}
+    assert preflight_summary(CheckReport(verdict=verdict, checks=[check]))[1] == {"training": told}
 
 
 def test_an_argument_that_is_none_is_said_not_to_be_set():
@@ -78,7 +78,7 @@ def test_an_argument_that_is_none_is_said_not_to_be_set():
     arguments = {"folder": "pictures", "objective": None}
     own = {"problem": "birds.py:birds", "arguments": arguments}
 
-    chips = asked(make_record().recipe.model_copy(update=own)).chips
+    chips = changes_section(make_record().recipe.model_copy(update=own)).chips
 
     assert chips["arguments.folder"] == "pictures"
     assert chips["arguments.objective"] == "not set"

@@ -175,7 +175,7 @@ def test_without_bound_parameters_in_the_backward_pass_it_would_notice(monkeypat
     def forgetful(self, function, params, *args, training):
         result = call(self, function, params, *args, training=training)
         if training:
-            with self.binding.kept():
+            with self.binding.keeping():
                 self.binding.put({n: t.clone().requires_grad_() for n, t in self.trainable.items()})
         return result
 

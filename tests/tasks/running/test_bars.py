@@ -52,7 +52,7 @@ def test_parts_of_a_search_share_one_bar(sent, tmp_path):
     for name in ("gelu", "gelu, learning rate 0.1"):
         with bars.as_part(whole, name, "score"):
             follow(tmp_path, cached=True)
-    left = whole.board.seen()
+    left = whole.board.snapshot()
     whole.finish()
 
     ((key, shown),) = sent
@@ -76,7 +76,7 @@ def test_a_part_that_fails_is_done_and_measures_nothing(sent, tmp_path):
     with bars.as_part(whole, "gelu", "score"), heard_by(Meter()):
         course = Course("a run", [Work("train", 12.0, forward=12)])
         progress.Progress(small(), str(tmp_path), course).stops()
-    seen = whole.board.seen()
+    seen = whole.board.snapshot()
 
     assert (seen.done, seen.running) == (1, ())
     assert seen.left == pytest.approx(10.0)

@@ -41,7 +41,7 @@ def on_a_worker(run, begun, go_on):
     """Carry out half of a stage, then wait; a thread has no context of ours, like a process."""
 
     def work():
-        with elsewhere.told(run, "train", KEY, "train[0] 0-12"):
+        with elsewhere.reporting_stage(run, "train", KEY, "train[0] 0-12"):
             meter = listening()
             for step in range(6):
                 meter.ran(step, 12)
@@ -71,8 +71,11 @@ def test_flow_sees_how_far_a_worker_is(tmp_path, monkeypatch):
     worker = on_a_worker(run, begun, go_on)
 
     begun.wait(30)
-    until(seen_there.look, lambda: board.seen().running and board.seen().running[0].share == 0.5)
-    (stage,) = board.seen().running
+    until(
+        seen_there.look,
+        lambda: board.snapshot().running and board.snapshot().running[0].share == 0.5,
+    )
+    (stage,) = board.snapshot().running
     # The worker may be writing it anew, under another name until it is whole.
     (name,) = (each for each in list_files(run.file(PROGRESS)) if not each.endswith(".partial"))
     seen_there.end("train[0] 0-12", "train", REF, cached=False)
@@ -84,7 +87,7 @@ def test_flow_sees_how_far_a_worker_is(tmp_path, monkeypatch):
     assert (stage.step, stage.num_steps) == (5, 12)
     assert is_run_file(f"{PROGRESS}/{name}")  # so it is cleaned with the run
     assert list_files(run.file(PROGRESS)) == []
-    assert board.seen().running == ()
+    assert board.snapshot().running == ()
 
 
 def test_stage_too_short_to_be_heard_of_was_not_there_already(tmp_path):
@@ -95,7 +98,7 @@ def test_stage_too_short_to_be_heard_of_was_not_there_already(tmp_path):
     seen_there.end("evaluate[0]", "evaluate", REF, cached=False)
     seen_there.end("evaluate[1]", "evaluate", REF, cached=True)
 
-    seen = board.seen()
+    seen = board.snapshot()
     assert (seen.done, seen.cached) == (2, 1)
 
 
@@ -109,11 +112,11 @@ def test_stage_whose_worker_is_lost_begins_once_more(tmp_path):
     write_record(url, message("train[0] 0-12"))
 
     seen_there.look()
-    before = board.seen()
+    before = board.snapshot()
     seen_there.drop("train[0] 0-12")
-    without = board.seen()
+    without = board.snapshot()
     seen_there.look()
-    after = board.seen()
+    after = board.snapshot()
 
     assert without.running == ()
     assert [each.share for each in (*before.running, *after.running)] == [0.5, 0.5]
@@ -137,7 +140,7 @@ def test_what_a_killed_process_left_is_taken_away(tmp_path, monkeypatch):
     elsewhere.Elsewhere(run, board).look()
 
     assert list_files(run.file(PROGRESS)) == []
-    assert board.seen().running == ()
+    assert board.snapshot().running == ()
 
 
 def test_stage_in_the_process_of_the_flow_writes_nothing(tmp_path):
@@ -145,9 +148,9 @@ def test_stage_in_the_process_of_the_flow_writes_nothing(tmp_path):
     here, there = Run(small(), str(tmp_path)), Run(small("workers.runner=dask"), str(tmp_path))
     meter = Meter()
 
-    with elsewhere.told(here, "train", KEY, "train"):
+    with elsewhere.reporting_stage(here, "train", KEY, "train"):
         assert listening() is None
-    with heard_by(meter), elsewhere.told(there, "train", KEY, "train"):
+    with heard_by(meter), elsewhere.reporting_stage(there, "train", KEY, "train"):
         assert listening() is meter
 
     assert list_files(here.file(PROGRESS)) == []
@@ -178,20 +181,22 @@ def test_steps_of_a_worker_of_dask_are_heard_as_events(tmp_path, monkeypatch):
     run = Run(small("workers.runner=dask"), str(tmp_path))
     begun, go_on = threading.Event(), threading.Event()
     there.begin("train[0] 0-12")
-    before = board.seen()
+    before = board.snapshot()
     worker = on_a_worker(run, begun, go_on)
 
     begun.wait(30)
-    until(lambda: None, lambda: board.seen().running and board.seen().running[0].share == 0.5)
-    (stage,) = board.seen().running
+    until(
+        lambda: None, lambda: board.snapshot().running and board.snapshot().running[0].share == 0.5
+    )
+    (stage,) = board.snapshot().running
     go_on.set()
     worker.join()
-    after = board.seen()
+    after = board.snapshot()
     there.end("train[0] 0-12", "train", REF, cached=False)
 
     assert before.sentence() == "Training steps 0 to 12, handed to the workers."
     assert (stage.name, stage.step) == ("training steps 0 to 12", 5)
-    assert after.done == board.seen().done == 1  # counted once, when the worker said so
+    assert after.done == board.snapshot().done == 1  # counted once, when the worker said so
     assert list_files(run.file(PROGRESS)) == []
 
 
@@ -199,25 +204,25 @@ def test_time_of_a_stage_is_what_its_worker_took(tmp_path):
     """It was the time between two looks, or nothing: a run of minutes had seconds left."""
     now = [0.0]
     board, there = a_board(elsewhere_in=tmp_path, clock=lambda: now[0], works=3)
-    there.heard(message("train[0] 0-12", seconds=0.0))
-    there.heard(message("train[0] 0-12", is_over=True, is_done=False))  # it is tried again
-    without = board.seen().running
-    there.heard(message("train[0] 0-12", seconds=0.0))
+    there.receive(message("train[0] 0-12", seconds=0.0))
+    there.receive(message("train[0] 0-12", is_over=True, is_done=False))  # it is tried again
+    without = board.snapshot().running
+    there.receive(message("train[0] 0-12", seconds=0.0))
 
     now[0] = 100.0
-    there.heard(message("train[0] 0-12", is_over=True, is_done=True))
+    there.receive(message("train[0] 0-12", is_over=True, is_done=True))
 
     assert without == ()
-    assert board.seen().left == pytest.approx(200, rel=0.1)
+    assert board.snapshot().left == pytest.approx(200, rel=0.1)
 
 
 def test_a_stage_that_is_heard_of_late_began_earlier(tmp_path):
     """Its worker says since when it is at work."""
     board, there = a_board(elsewhere_in=tmp_path, clock=lambda: 100.0)
 
-    there.heard(message("train[0] 0-12", seconds=3.0))
+    there.receive(message("train[0] 0-12", seconds=3.0))
 
-    assert [each.seconds for each in board.seen().running] == [3.0]
+    assert [each.seconds for each in board.snapshot().running] == [3.0]
 
 
 def test_time_of_a_stage_that_nobody_heard_of_is_read_in_its_record(tmp_path):
@@ -227,16 +232,16 @@ def test_time_of_a_stage_that_nobody_heard_of_is_read_in_its_record(tmp_path):
 
     there.end("train[0] 0-12", "train", REF, cached=False)
 
-    assert board.seen().left == pytest.approx(200, rel=0.1)
+    assert board.snapshot().left == pytest.approx(200, rel=0.1)
 
 
 def test_what_a_stage_does_inside_is_told(tmp_path):
     """A preflight of minutes was one word."""
     board, there = a_board(elsewhere_in=tmp_path)
 
-    there.heard(message("preflight", words=["replay", "step 3"]))
+    there.receive(message("preflight", words=["replay", "step 3"]))
 
-    assert board.seen().work == "preflight: replay: step 3"
+    assert board.snapshot().work == "preflight: replay: step 3"
 
 
 WRONG = {
@@ -262,10 +267,10 @@ def test_message_that_is_none_is_left_out(wrong, tmp_path):
     """Whoever reaches the scheduler may send one, and a file in the store is anybody's."""
     board, there = a_board(elsewhere_in=tmp_path)
 
-    there.heard(wrong)
-    without = board.seen()
-    there.heard(message("train[1] 0-12"))
-    seen = board.seen()
+    there.receive(wrong)
+    without = board.snapshot()
+    there.receive(message("train[1] 0-12"))
+    seen = board.snapshot()
 
     assert without.running == ()
     assert [(each.share, each.step) for each in seen.running] == [(0.5, 5)]
@@ -277,9 +282,9 @@ def test_what_a_stage_does_inside_is_shown_as_it_prints(tmp_path):
     """It may name what the user's data are called."""
     board, there = a_board(elsewhere_in=tmp_path)
 
-    there.heard(message("preflight", words=["\x1b[31mreplay\n", "w" * 100_000]))
+    there.receive(message("preflight", words=["\x1b[31mreplay\n", "w" * 100_000]))
 
-    assert board.seen().work == f"preflight: [31mreplay: {'w' * 200}"
+    assert board.snapshot().work == f"preflight: [31mreplay: {'w' * 200}"
 
 
 @pytest.mark.parametrize("end", [{}, {"is_over": True, "is_done": True}], ids=["begun", "done"])
@@ -289,7 +294,7 @@ def test_stages_that_are_made_up_do_not_fill_the_memory(end, tmp_path, monkeypat
     board, there = a_board(elsewhere_in=tmp_path)
 
     for number in range(50):
-        there.heard(message(f"made up {number}", **end))
+        there.receive(message(f"made up {number}", **end))
     there.end("train[0] 0-12", "train", REF, cached=False)
 
-    assert board.seen().done + len(board.seen().running) == 21
+    assert board.snapshot().done + len(board.snapshot().running) == 21

@@ -23,7 +23,7 @@ def section(run: Material) -> Section | None:
     dropped, out, kept = left_out(value)
     order = _most_first(labels, dropped)
     rows = [_row(run.data, labels, dropped, number, (out, kept)) for number in order]
-    notes = [_said(run.data, labels, dropped, order, out)]
+    notes = [_most_and_least_dropped(run.data, labels, dropped, order, out)]
     if len(rows) > SHOWN:
         half = SHOWN // 2
         notes.append(
@@ -63,18 +63,20 @@ def _row(
     return row
 
 
-def _said(data: DataSet, labels: Tensor, dropped: Tensor, order: list[int], out: str) -> str:
+def _most_and_least_dropped(
+    data: DataSet, labels: Tensor, dropped: Tensor, order: list[int], out: str
+) -> str:
     """Say in a sentence which class lost most, and which lost least."""
     if not dropped.any():
         return "By the label that was given: no candidate of any class was dropped."
 
-    def told(number: int) -> str:
+    def share_dropped(number: int) -> str:
         own = labels == number
         lost, of = int((own & dropped).sum()), int(own.sum())
         return f"class {data.class_name(number)}, {lost} of {of} ({write_percent(lost / of)})"
 
     does = "was dropped" if out == "dropped" else "weighs less than the mean"
-    most, least = told(order[0]), told(order[-1])
+    most, least = share_dropped(order[0]), share_dropped(order[-1])
     if torch.equal(labels, labels[:1].expand_as(labels)):
         return f"By the label that was given, there is one class: of {most} {does}."
     return f"By the label that was given: most {does} of {most}, and least of {least}."

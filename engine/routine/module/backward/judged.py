@@ -74,7 +74,7 @@ def pulled(call: Call, written: Written, cotangents: Sequence[Tensor | None]) ->
         return by_author  # of what is no number, others say where it comes from
     if not is_repeated or call.is_changed():
         raise refusal(call, CHANGED if call.is_changed() else OTHERS)
-    taken = _judged(call, cotangents, differ)
+    taken = _right_arguments(call, cotangents, differ)
     call.is_by_forward = call.is_by_forward or bool(taken)
     return tuple((by_forward if place in taken else by_author)[place] for place in range(len(args)))
 
@@ -211,14 +211,16 @@ def _gaps(one: Tensor, other: Tensor) -> Tensor:
     return gaps.masked_fill(bad, most).masked_fill(both, 0.0)
 
 
-def _judged(call: Call, cotangents: Sequence[Tensor | None], places: Sequence[int]) -> list[int]:
+def _right_arguments(
+    call: Call, cotangents: Sequence[Tensor | None], places: Sequence[int]
+) -> list[int]:
     """Return the arguments of which the forward pass's own derivative is right."""
     failed = None
     for convert in (double, as_it_is):
         try:
-            return _Judge(call, [*map(convert, call.args)], [*map(convert, cotangents)]).taken(
-                places
-            )
+            return _Judge(
+                call, [*map(convert, call.args)], [*map(convert, cotangents)]
+            ).right_places(places)
         except WitnessError:
             raise
         except Exception as error:  # somebody's code, which may know one format only
@@ -260,7 +262,7 @@ class _Judge:
     ) -> None:
         self._call, self._args, self._cotangents = call, args, cotangents
 
-    def taken(self, places: Sequence[int]) -> list[int]:
+    def right_places(self, places: Sequence[int]) -> list[int]:
         """Return those of the arguments of which the forward pass's own derivative is right."""
         leaves, own = _leaves(self._call, self._args)
         by_author = _through(self._call.applied(own), leaves, self._cotangents)
@@ -306,7 +308,9 @@ class _Judge:
             one, other = (complex(each.flatten()[number]) for each in (by_author, by_forward))
             for way in ways:
                 rivals = [(each * way.conjugate()).real for each in (one, other)]
-                told = _told((rivals[0], rivals[1]), self._quotients(place, number, way))
+                told = _decide_by_quotients(
+                    (rivals[0], rivals[1]), self._quotients(place, number, way)
+                )
                 if told is not None:
                     return told
         raise refusal(self._call, NEITHER)
@@ -359,7 +363,7 @@ def _position(number: int, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
-def _told(rivals: tuple[float, float], quotients: Iterator[float]) -> bool | None:
+def _decide_by_quotients(rivals: tuple[float, float], quotients: Iterator[float]) -> bool | None:
     """Say whether quotients tell for the forward pass, or None if they tell for neither.
 
     Where a central quotient tells for neither, one of the two sides may: of a jump, or of a kink,

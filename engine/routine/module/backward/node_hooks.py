@@ -26,10 +26,10 @@ def in_gradients(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Return a hook that products pass by."""
 
     @wraps(hook)
-    def called(*args: Any) -> Any:  # noqa: ANN401 (as the hook)
+    def hook_outside_products(*args: Any) -> Any:  # noqa: ANN401 (as the hook)
         return None if PASSES.is_product else hook(*args)
 
-    return called
+    return hook_outside_products
 
 
 class _Node:

@@ -94,7 +94,7 @@ class Carrying(FunctionMode):
             self._is_off = not args[0]
             return None
         first: Any = args[0] if args else None
-        made = self._made(function, args, kwargs)
+        made = self._result_without_gradient(function, args, kwargs)
         if made is not None:
             return made
         if isinstance(first, Tensor):
@@ -103,7 +103,7 @@ class Carrying(FunctionMode):
                 return answered
         return self._in_the_graph(function, args, kwargs)
 
-    def _made(
+    def _result_without_gradient(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor | None:
         """Return the result of functions that take no gradient; None for others."""

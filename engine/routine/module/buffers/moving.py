@@ -55,7 +55,7 @@ def moving(routine: "HeldModule", skipped: frozenset[str]) -> Moving:
         if one of them moves.
     """
     if MOVING not in routine.programs:
-        routine.programs[MOVING] = _found(routine, _watched(routine, skipped))
+        routine.programs[MOVING] = _find_moving(routine, _watched(routine, skipped))
     return routine.programs[MOVING]
 
 
@@ -76,7 +76,7 @@ def inherit(run: "Routine", source: "Routine") -> "Routine":
     return run
 
 
-def _found(routine: "HeldModule", watched: Mapping[str, Tensor]) -> Moving:
+def _find_moving(routine: "HeldModule", watched: Mapping[str, Tensor]) -> Moving:
     if not watched:
         return Moving()
     # Not at the first parameters: a teacher that begins as its student would not move there.
@@ -134,7 +134,7 @@ def after_a_call(
     step = min(step, run.num_steps - 1)
     term = run.first_piece(next(run.terms(step)))
     binding = run.binding
-    with torch.enable_grad(), binding.kept():
+    with torch.enable_grad(), binding.keeping():
         # A bias that begins at zero moves, too.
         views = {n: (scale * p + 0.1 * (scale - 1)) for n, p in run.trainable.items()}
         views = {n: p.requires_grad_() for n, p in views.items()}

@@ -5,7 +5,7 @@ import re
 import torch
 
 from engine.applications.attribution.queries import SHOWN, STRONGEST, query_sections, strongest
-from engine.applications.shown_examples import LONGEST, shown
+from engine.applications.shown_examples import LONGEST, one_line
 from engine.problems.data.splits import DataSet, Examples
 from engine.problems.passage import Passage, Texts
 from engine.recipes.attribution import Queries, QuerySplit
@@ -68,7 +68,7 @@ def test_texts_in_a_report_are_escaped_and_short():
     assert "a &lt;b&gt; \u2192 c c" in page
     assert "&lt;eins&gt;</span>" in page
     assert "<eins>" not in page
-    assert len(shown(query)) == LONGEST
+    assert len(one_line(query)) == LONGEST
 
 
 def test_every_query_is_there_and_those_after_the_first_ones_are_folded():

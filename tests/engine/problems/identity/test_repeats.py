@@ -10,7 +10,7 @@ import torch
 from engine.errors import ConfigurationError
 from engine.problems.built import build_problem, check_repeats
 from engine.problems.identity.names import BEHAVIOUR
-from engine.problems.identity.tried import shown
+from engine.problems.identity.tried import canonical
 from tests.helpers.data.own_problem import own, replaced
 
 LOSS = 'return cross_entropy(model(batch["x"]), batch["y"], reduction="none")'
@@ -99,7 +99,7 @@ class Curve:
 )
 def test_what_is_the_same_is_shown_alike(one, other):
     """The address of an object, and the order of a set, are those of a process."""
-    assert repr(shown(one)) == repr(shown(other))
+    assert repr(canonical(one)) == repr(canonical(other))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_what_is_the_same_is_shown_alike(one, other):
 )  # fmt: skip
 def test_what_differs_is_shown_otherwise(one, other):
     """The text of a long tensor leaves most of its numbers out."""
-    assert repr(shown(one)) != repr(shown(other))
+    assert repr(canonical(one)) != repr(canonical(other))
 
 
 SHORT = {

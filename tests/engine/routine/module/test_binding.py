@@ -27,7 +27,7 @@ def test_a_module_gets_its_own_tensors_back():
     binding = Binding(net)
 
     def fails():
-        with binding.kept():
+        with binding.keeping():
             binding.put({name: tensor.detach() + 1 for name, tensor in own.items()})
             raise ZeroDivisionError
 
@@ -62,7 +62,7 @@ def test_a_module_gets_its_own_tensors_back_where_a_correction_cannot_end(monkey
     binding = Binding(net)
 
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), binding.kept():
+        with pytest.raises(ZeroDivisionError), binding.keeping():
             binding.put({name: tensor.detach() + 1 for name, tensor in own.items()})
 
     assert ended == ["first", "first"]
@@ -75,8 +75,8 @@ def test_inner_blocks_leave_what_is_bound():
     """A backward pass runs after the call that bound the tensors."""
     net, other = mlp(), mlp()
     binding = Binding(net)
-    with binding.kept():
-        with binding.kept():
+    with binding.keeping():
+        with binding.keeping():
             binding.put(dict(other.named_parameters()))
         assert net[0].weight is other[0].weight
     assert net[0].weight is not other[0].weight
@@ -89,7 +89,7 @@ def test_a_tensor_of_several_slots_is_bound_in_each():
     net["c"].weight = layer.weight
     binding, bound = Binding(net), torch.zeros(3, 3)
 
-    with binding.kept():
+    with binding.keeping():
         binding.put({"a.weight": bound})
         assert net["b"].weight is bound
         assert net["c"].weight is bound
@@ -179,7 +179,7 @@ def test_a_run_made_while_another_thread_is_at_a_step_starts_where_it_should(nam
     expected = run.initial_state()["params"].clone()
 
     with ThreadPoolExecutor(1) as pool:
-        with run.binding.kept():
+        with run.binding.keeping():
             run.binding.put({name: torch.zeros_like(row) for name, row in run.trainable.items()})
             made = pool.submit(MADE[name], run)
             with suppress(TimeoutError):
