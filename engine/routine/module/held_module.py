@@ -19,8 +19,14 @@ from engine.routine.module.buffers.batch_norm import BUFFERS, RunningStatistics,
 from engine.routine.module.buffers.calls import Calls
 from engine.routine.module.buffers.carried import Carrying
 from engine.routine.module.buffers.counters import COUNTERS
-from engine.routine.module.buffers.unheld import Unheld, refuse_written
+from engine.routine.module.buffers.unheld import (
+    Unheld,
+    addresses,
+    refuse_exchanged,
+    refuse_written,
+)
 from engine.routine.module.gradient_hooks import Hook, gradient_hooks, hooked
+from engine.routine.module.holding import HOLDING, Holding, called_as_wanted
 from engine.routine.module.kept_tensors import refuse_stand_in
 from engine.routine.module.seen_graph import wants_a_graph, without_graph
 from engine.routine.optimizer import Optimizer
@@ -54,6 +60,7 @@ class HeldModule:
     num_steps: int
     shards: int
     seed: int
+    compile: bool
     state: Any
     advance: Callable[..., Own] | None
     programs: dict[str, Any]
@@ -288,11 +295,28 @@ class HeldModule:
             ValueError: If running statistics are to be evaluated, and nobody said of which state.
             UndifferentiableError: If a layer replaces its running statistics in training.
         """
+        if self.statistics is not None and not training and not self._bound:
+            raise ValueError("Evaluate a model with running statistics by Routine.evaluate.")
         views = self.layout.views(params) if isinstance(params, Tensor) else params
         if training and isinstance(params, Tensor):
             watch(views)
-        if self.statistics is not None and not training and not self._bound:
-            raise ValueError("Evaluate a model with running statistics by Routine.evaluate.")
+
+        def call() -> Any:  # noqa: ANN401 (whatever the function returns)
+            return self._called(function, params, views, args, training=training)
+
+        if self.compile:
+            return call()
+        return called_as_wanted(self.programs, [*views.values()], self.device, call)
+
+    def _called(
+        self,
+        function: Callable[..., Any],
+        params: Params,
+        views: dict[str, Tensor],
+        args: tuple[Any, ...],
+        *,
+        training: bool,
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
         with self.binding.keeping():
             held = {} if self.statistics is None else self.statistics.bound(self._bound)
             counters = {name: value.clone() for name, value in self.counters.items()}
@@ -301,9 +325,9 @@ class HeldModule:
                 self.modes.train()
             else:
                 self.modes.evaluate()  # the module's own code, with the state's tensors in place
-            places = _addresses(views) if training else None
+            places = addresses(views) if training else None
             carried = {n: held[n] for n in self._carried} if held else {}
-            with self._carrying(carried, training=training), users_code():
+            with self._carrying(carried, views, training=training), users_code():
                 try:
                     result = function(self.model, *args)
                 except RuntimeError as error:
@@ -313,7 +337,7 @@ class HeldModule:
                 self._note_carried(carried)
                 self._unheld.refuse_moved(self.counters)
                 self._refuse_replaced(held)
-                self._refuse_exchanged(views, places)
+                refuse_exchanged(self.binding, views, places)
                 if places is not None and isinstance(params, Tensor):
                     refuse_written(self.layout, params, views)
             return result
@@ -328,11 +352,14 @@ class HeldModule:
         return {} if self.statistics is None else self.statistics.carried_in(self._bound)
 
     def _carrying(
-        self, carried: Mapping[str, Tensor | None], *, training: bool
+        self, carried: Mapping[str, Tensor | None], views: Mapping[str, Tensor], *, training: bool
     ) -> AbstractContextManager[Any]:
-        if not carried and (training or self.statistics is None):
+        holds = HOLDING in self.programs and any(each.requires_grad for each in views.values())
+        if not holds and not carried and (training or self.statistics is None):
             return nullcontext()
         held = {name: tensor for name, tensor in carried.items() if tensor is not None}
+        if holds:
+            return Holding(held, views)
         # Those that count as well: it is seen then where one of them begins to follow. Running
         # statistics are read by what the module computes without a graph where it is evaluated.
         read = (
@@ -362,25 +389,6 @@ class HeldModule:
         held = () if self.statistics is None else self.statistics.bound({})
         return Unheld(self.model, self.binding, held)
 
-    def _refuse_exchanged(self, views: Mapping[str, Tensor], places: list[int] | None) -> None:
-        """Refuse a call that has put something else in the place of a parameter."""
-        now = None if places is None else _addresses(views)
-        if now == places and all(map(self.binding.is_bound, views, views.values())):
-            return
-        for at, (name, tensor) in enumerate(views.items()):
-            if not self.binding.is_bound(name, tensor):
-                how = "puts another tensor in the place"
-            elif now is not None and places is not None and now[at] != places[at]:
-                how = "sets the .data"
-            else:
-                continue
-            raise WitnessError(
-                f"The forward pass {how} of the parameter {name!r}, which no step of the optimizer "
-                "knows, so the metagradient would be that of another run. Compute what a layer "
-                "uses from the parameter at every call, e.g. w = self.weight.clamp(-1, 1), or "
-                "write what should stay into the optimizer's update."
-            )
-
     def _refuse_replaced(self, held: Mapping[str, Tensor | None]) -> None:
         for name, statistic in held.items():
             if isinstance(statistic, Statistic) and not self.binding.is_bound(name, statistic):
@@ -390,11 +398,3 @@ class HeldModule:
                     "torch.nn.functional.batch_norm with its statistics, or use group or layer "
                     "normalization."
                 )
-
-
-def _addresses(tensors: Mapping[str, Tensor]) -> list[int] | None:
-    """Return where tensors lie in memory; None for those of a transform, which lie nowhere."""
-    try:
-        return [tensor.data_ptr() for tensor in tensors.values()]
-    except RuntimeError:
-        return None

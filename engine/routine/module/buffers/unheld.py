@@ -101,6 +101,45 @@ def refuse_written(layout: Layout, params: Tensor, views: Mapping[str, Tensor]) 
         )
 
 
+def refuse_exchanged(
+    binding: Binding, views: Mapping[str, Tensor], places: list[int] | None
+) -> None:
+    """Refuse a call that has put something else in the place of a parameter.
+
+    Args:
+        binding: Holds the module's tensors.
+        views: What the call was given, by name.
+        places: Where that lay in memory; None where nobody looks.
+
+    Raises:
+        WitnessError: Names the parameter.
+    """
+    now = None if places is None else addresses(views)
+    if now == places and all(map(binding.is_bound, views, views.values())):
+        return
+    for at, (name, tensor) in enumerate(views.items()):
+        if not binding.is_bound(name, tensor):
+            how = "puts another tensor in the place"
+        elif now is not None and places is not None and now[at] != places[at]:
+            how = "sets the .data"
+        else:
+            continue
+        raise WitnessError(
+            f"The forward pass {how} of the parameter {name!r}, which no step of the optimizer "
+            "knows, so the metagradient would be that of another run. Compute what a layer "
+            "uses from the parameter at every call, e.g. w = self.weight.clamp(-1, 1), or "
+            "write what should stay into the optimizer's update."
+        )
+
+
+def addresses(tensors: Mapping[str, Tensor]) -> list[int] | None:
+    """Return where tensors lie in memory; None for those of a transform, which lie nowhere."""
+    try:
+        return [tensor.data_ptr() for tensor in tensors.values()]
+    except RuntimeError:
+        return None
+
+
 def refuse_views(model: nn.Module, held: Iterable[str]) -> None:
     """Refuse tensors that lie in the memory of a buffer which moves.
 
