@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import UndifferentiableError, WitnessError
+from engine.errors import WitnessError
 from engine.numerics.determinism import PROCESS, seeded
 from engine.routine.idle import watch
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
 from engine.routine.module.binding import Binding, Modes, copied
-from engine.routine.module.buffers.batch_norm import BUFFERS, RunningStatistics, Statistic
+from engine.routine.module.buffers.batch_norm import BUFFERS, RunningStatistics, refuse_replaced
 from engine.routine.module.buffers.calls import Calls
 from engine.routine.module.buffers.carried import Carrying
 from engine.routine.module.buffers.counters import COUNTERS
@@ -319,6 +319,8 @@ class HeldModule:
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         with self.binding.keeping():
             held = {} if self.statistics is None else self.statistics.bound(self._bound)
+            noted = [] if self.statistics is None else self.statistics.calls_now
+            before = len(noted)
             counters = {name: value.clone() for name, value in self.counters.items()}
             self.binding.put({**views, **held, **counters} if held or counters else views)
             if training:
@@ -330,13 +332,14 @@ class HeldModule:
             with self._carrying(carried, views, training=training), users_code():
                 try:
                     result = function(self.model, *args)
-                except RuntimeError as error:
+                except Exception as error:
+                    del noted[before:]  # the call may be made again
                     refuse_stand_in(error)
                     raise
             if training:
                 self._note_carried(carried)
                 self._unheld.refuse_moved(self.counters)
-                self._refuse_replaced(held)
+                refuse_replaced(self.binding, held)
                 refuse_exchanged(self.binding, views, places)
                 if places is not None and isinstance(params, Tensor):
                     refuse_written(self.layout, params, views)
@@ -388,13 +391,3 @@ class HeldModule:
         """Buffers and frozen parameters that no state holds."""
         held = () if self.statistics is None else self.statistics.bound({})
         return Unheld(self.model, self.binding, held)
-
-    def _refuse_replaced(self, held: Mapping[str, Tensor | None]) -> None:
-        for name, statistic in held.items():
-            if isinstance(statistic, Statistic) and not self.binding.is_bound(name, statistic):
-                raise UndifferentiableError(
-                    f"The forward pass puts another tensor in the place of {name!r}, a running "
-                    "statistic, so the engine cannot tell how it moves. Let the layer call "
-                    "torch.nn.functional.batch_norm with its statistics, or use group or layer "
-                    "normalization."
-                )

@@ -1,16 +1,16 @@
-"""Copies, frozen parameters and inner training inside of a call, which a run's tensors have not.
+"""Copies, frozen parameters and inner training within a call of the user's code.
 
-In a run parameters are parts of one tensor and no leaves of autograd's graph. Code that copies the
-module with ``deepcopy``, takes parameters out of the graph for one term by ``requires_grad_(False)``
-and back, or takes steps of its own inside of a loss, would fail or lose derivatives. Where a call
-does so it is made again, and from then on every call of the run, in a mode in which all of it has
-its meaning: copies and gradients of inner steps are constant in the gradient of the step, and not
-in the derivative of the run.
+In a run parameters are parts of one tensor, and no leaves of autograd's graph. Code that copies the
+module by ``deepcopy``, freezes parameters for one term of a loss, or takes steps of its own inside
+would fail there, or lose derivatives. Such a call is made again, and every later one, in a mode in
+which all of that means what it means in torch: copies, and gradients of inner steps without a
+graph, are constant in the gradient of the step and not in the derivative of the run.
 """
 
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +21,7 @@ from engine.errors import WitnessError
 from engine.routine.module.buffers.carried import CUTS, Carrying, writes_into_first
 from engine.routine.module.seen_graph import ASKS
 from engine.routine.module.stop_gradient import is_stop, stop_gradient
+from engine.torch_modes import FunctionMode
 
 HOLDING = "calls copy, freeze or train inside"
 """Where a routine notes that its calls do so, among what was measured of its step."""
@@ -28,11 +29,11 @@ HOLDING = "calls copy, freeze or train inside"
 _ASKED_OF_LEAVES = ("support the deepcopy protocol", "change requires_grad flags of leaf")
 
 
-class HoldingWanted(Exception):
+class HoldingWanted(BaseException):  # which code of the user does not take for an error of its own
     """A call takes a gradient whose derivative would be lost; the call is to be made again."""
 
 
-def wants_holding(error: Exception) -> bool:
+def wants_holding(error: BaseException) -> bool:
     """Say whether a call failed for what only leaves of a graph have, or asked by itself."""
     if isinstance(error, HoldingWanted):
         return True
@@ -50,22 +51,29 @@ class Holding(Carrying):
     def __init__(self, held: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
         super().__init__(held, is_traced=True)
         self._parameters = {id(tensor): (name, tensor) for name, tensor in parameters.items()}
-        self._frozen: dict[int, Tensor] = {}
+        self._frozen: dict[int, str] = {}  # and the line that did it
         self._cut: dict[int, Tensor] = {}
         # Tensors that stand for leaves, and whether they require a gradient.
         self._leaves: dict[int, tuple[Tensor, bool]] = {}
         self._places: set[int] = set()
         self._gradients: dict[int, Tensor] = {}
 
+    def __enter__(self) -> "Holding":
+        super().__enter__()
+        if "torch._dynamo" in sys.modules:  # a copy of what is compiled would be compiled
+            self._entered.enter_context(torch.compiler.set_stance("force_eager"))
+        return self
+
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         if error[0] is None and self._frozen:
-            name = self._parameters[next(iter(self._frozen))][0]
+            number, line = next(iter(self._frozen.items()))
             raise WitnessError(
-                f"A call of the loss or the model leaves the parameter {name!r} frozen by "
-                "requires_grad_(False) at its end, so torch gives it no gradient of this call at "
-                "all. Set requires_grad_(True) again before the call returns; what should never be "
-                "trained, freeze before the routine is made."
+                f"A call of the loss or the model leaves the parameter "
+                f"{self._parameters[number][0]!r} frozen at its end, by requires_grad at {line}, "
+                "so torch gives it no gradient of this call at all, also of terms that were made "
+                "before. Unfreeze it before the call returns, with requires_grad_(True), or leave "
+                "that out; what should never be trained, freeze before the routine is made."
             )
 
     def on_call(
@@ -162,7 +170,7 @@ class Holding(Carrying):
             if is_asked:
                 self._frozen.pop(id(first), None)
             else:
-                self._frozen[id(first)] = first
+                self._frozen[id(first)] = _users_line()
         elif id(first) in self._leaves:
             self._leaves[id(first)] = first, is_asked
             self._mark()
@@ -265,7 +273,7 @@ def _run(outputs: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:  # noqa: 
     """
     _, _, creates, inputs, *_ = args
     own = _WATCHED[-1] if _WATCHED else ()
-    if not creates and any(each.requires_grad for each in own) and _is_asked_by_user():
+    if not creates and any(each.requires_grad for each in own) and _user_frame() is not None:
         given = [each for each in inputs if isinstance(each, Tensor)]
         if any(each.grad_fn is not None for each in given) or not _reaches(outputs, own):
             raise HoldingWanted("A call takes a gradient without a graph of it.")
@@ -277,15 +285,32 @@ def _reaches(outputs: Sequence[Tensor], own: Sequence[Tensor]) -> bool:
     return any(id(leaf) in roots for each in outputs for leaf in leaves_of(each))
 
 
-def _is_asked_by_user() -> bool:
-    """Say whether the function that asks torch for a derivative is neither torch's nor ours."""
-    frame: Any = sys._getframe(2)
+def _user_frame() -> FrameType | None:
+    """Return where the user's code called torch; None if the engine, or nobody, did.
+
+    Modes of the engine hand on what the user called.
+    """
+    frame, is_engines = sys._getframe(1), False
     while frame is not None:
-        name = frame.f_globals.get("__name__", "").partition(".")[0]
-        if name != "torch":
-            return name != "engine"
+        name = frame.f_globals.get("__name__", "")
+        package = name.partition(".")[0]
+        if name == FunctionMode.__module__:
+            is_engines = False
+        elif package == "engine":
+            is_engines = is_engines or name != __name__
+        elif package != "torch":
+            return None if is_engines else frame
         frame = frame.f_back
-    return False
+    return None
+
+
+def _users_line() -> str:
+    frame = _user_frame()
+    return (
+        "a place that is not known"
+        if frame is None
+        else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    )
 
 
 WATCHED = (autograd, "_engine_run_backward", _run)

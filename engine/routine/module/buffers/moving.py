@@ -62,11 +62,13 @@ def moving(routine: "HeldModule", skipped: frozenset[str]) -> Moving:
 
 
 def inherit(run: "Routine", source: "Routine") -> "Routine":
-    """Return a run that was made of another one, and knows what moves in that one.
+    """Return a run that was made of another one, and knows what calls do in that one.
 
     The copy would find the same by itself, except a buffer that moves by less than one rounding.
     """
     _ = source.statistics
+    if HOLDING in source.programs:
+        run.programs[HOLDING] = True
     known: Moving | None = source.programs.get(MOVING)
     if known is None or not known.all:
         return run
