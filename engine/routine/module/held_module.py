@@ -19,14 +19,15 @@ from engine.routine.module.buffers.batch_norm import BUFFERS, RunningStatistics,
 from engine.routine.module.buffers.calls import Calls
 from engine.routine.module.buffers.carried import Carrying
 from engine.routine.module.buffers.counters import COUNTERS
+from engine.routine.module.buffers.holding import Holding
 from engine.routine.module.buffers.unheld import (
     Unheld,
     addresses,
     refuse_exchanged,
     refuse_written,
 )
+from engine.routine.module.calls_again import HOLDING, called_as_wanted
 from engine.routine.module.gradient_hooks import Hook, gradient_hooks, hooked
-from engine.routine.module.holding import HOLDING, Holding, called_as_wanted
 from engine.routine.module.kept_tensors import refuse_stand_in
 from engine.routine.module.seen_graph import wants_a_graph, without_graph
 from engine.routine.optimizer import Optimizer

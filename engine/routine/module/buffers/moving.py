@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from engine.errors import WitnessError
+from engine.routine.module.buffers.holding import Holding
 from engine.routine.module.buffers.saved_copies import is_alike
-from engine.routine.module.holding import HOLDING, Holding, called_as_wanted, wants_holding
+from engine.routine.module.calls_again import HOLDING, called_as_wanted, wants_holding
 
 if TYPE_CHECKING:
     from engine.routine.module.held_module import HeldModule

@@ -10,7 +10,7 @@ import engine
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
 from engine.routine.module.buffers.moving import inherit
-from engine.routine.module.holding import HOLDING
+from engine.routine.module.calls_again import HOLDING
 from tests.strangers.frozen_parts import Pair
 from tests.strangers.plain import data, loss, mlp
 from tests.strangers.witnessed import output, routine
@@ -85,8 +85,8 @@ def test_flags_and_leaves_answer_as_in_torch():
     asks(net, tuple(column[:8] for column in data()))
     _losses(routine(net, loss=asks))
 
-    assert len(told) == 2
-    assert told[0] == told[1]
+    assert len(told) > 1
+    assert all(each == told[0] for each in told[1:])
 
 
 def test_a_twin_knows_what_calls_of_its_run_do():
