@@ -52,7 +52,7 @@ _WATCHED: list[Sequence[Tensor]] = []
 """Parameters of the calls that are made without the mode, the innermost last: of the process, in
 which one thread at a time computes (``engine.numerics.determinism.PROCESS``)."""
 
-_torch_run = autograd._engine_run_backward  # pyright: ignore[reportAttributeAccessIssue] (what torch's functions call)
+_torch_run = autograd._engine_run_backward  # pyright: ignore[reportPrivateImportUsage] (what torch's functions call)
 
 
 def _run(outputs: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as torch's)

@@ -61,6 +61,14 @@ class Unheld:
                 stays = self._model.get_submodule(owner)._buffers.get(key) is tensor
             if stays and (_version(tensor) == version or self._is_as_it_was(name, tensor)):
                 continue
+            if not self._binding.knows(name):
+                raise WitnessError(
+                    f"The forward pass makes the buffer {name!r} in one call and writes another "
+                    "value into it in a later one, so no state holds it. Let it have its shape "
+                    "when the module is handed in: register_buffer(name, torch.zeros(...)) in "
+                    "__init__, or call the model once on a batch before. What a step moves there "
+                    "is then saved, replayed and differentiated."
+                )
             raise WitnessError(
                 f"The forward pass writes into {name!r}, which it left alone in the first steps of "
                 "training, so no state holds it. Let it write there at every step of training, "
