@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_Number = Tensor | int | float
 _MOST = 1000
 """Parts of a list or a dictionary that are looked at."""
 
@@ -46,23 +47,25 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 (any attribute)
-    if isinstance(value, Tensor | int | float):
+    if isinstance(value, _Number):
         yield name, value
     elif isinstance(value, dict) and len(value) <= _MOST:
         for key, part in value.items():
-            if isinstance(part, Tensor | int | float):
+            if isinstance(part, _Number):
                 yield f"{name}[{key!r}]", part
     elif isinstance(value, list) and len(value) <= _MOST:
         for number, part in enumerate(value):
-            if isinstance(part, Tensor | int | float):
+            if isinstance(part, _Number):
                 yield f"{name}[{number}]", part
 
 
-def _copied(value: Tensor | float) -> Tensor | float:
+def _copied(value: _Number) -> _Number:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 
-def _differs(one: Tensor | float, other: Tensor | float) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
+def _differs(one: _Number, other: _Number) -> bool:
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+            return True
         return one.shape != other.shape or not torch.equal(one, other.detach())
-    return type(one) is not type(other) or one != other
+    return one != other

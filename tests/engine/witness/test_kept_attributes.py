@@ -18,33 +18,33 @@ class Keeping(nn.Module):
         super().__init__()
         self.kept, self.reads = kept, reads
 
-    def forward(self, inputs):
+    def forward(self, inputs):  # noqa: D102 (torch's)
         now = inputs.mean(0).detach()
         if self.training:
-            self.move(now)
-        return inputs - (now if self.training and not self.reads else self.mean())
+            self._move(now)
+        return inputs - (now if self.training and not self.reads else self._mean())
 
-    def move(self, now):
+    def _move(self, now):
         self.kept = 0.9 * self.kept + 0.1 * now
 
-    def mean(self):
+    def _mean(self):
         return self.kept
 
 
 class InADict(Keeping):
     """Keeps it in a dictionary."""
 
-    def move(self, now):
+    def _move(self, now):
         self.kept["mean"] = 0.9 * self.kept["mean"] + 0.1 * now
 
-    def mean(self):
+    def _mean(self):
         return self.kept["mean"]
 
 
 class ANumber(Keeping):
     """Keeps one number of Python."""
 
-    def move(self, now):
+    def _move(self, now):
         self.kept = 0.9 * self.kept + 0.1 * now.mean().item()
 
 
@@ -55,7 +55,7 @@ class MadeLate(nn.Module):
         super().__init__()
         self.register_buffer("center", None)
 
-    def forward(self, inputs):
+    def forward(self, inputs):  # noqa: D102 (torch's)
         if self.training:
             now = inputs.mean(0).detach()
             self.center = now if self.center is None else 0.9 * self.center + 0.1 * now
