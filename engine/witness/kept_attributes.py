@@ -25,7 +25,7 @@ def kept_from_call_to_call(module: nn.Module, call: Callable[[], object]) -> str
     Cost:
         The call, and copies of the tensors that are such attributes.
     """
-    before = {name: _copied(value) for name, value in _attributes(module)}
+    before = {name: _copy_of(value) for name, value in _attributes(module)}
     with suppress(Exception):  # told elsewhere
         call()
     moved = [n for n, value in _attributes(module) if n in before and _differs(before[n], value)]
@@ -59,7 +59,7 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN40
                 yield f"{name}[{number}]", part
 
 
-def _copied(value: _Number) -> _Number:
+def _copy_of(value: _Number) -> _Number:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 

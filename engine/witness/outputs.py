@@ -149,7 +149,7 @@ def _trained_once(routine: Routine, state: State) -> None:
     """Call the loss as a step of training does."""
     term = routine.first_piece(next(routine.terms(0)))
     params = state["params"].detach().requires_grad_()
-    with routine.reading(state), torch.enable_grad(), routine.binding.kept():
+    with routine.reading(state), torch.enable_grad(), routine.binding.keeping():
         routine.term_losses(params, term, routine.point(), 0)
 
 

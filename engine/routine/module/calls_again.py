@@ -109,7 +109,7 @@ WATCHED = (autograd, "_engine_run_backward", _run)
 """A module, a name in it, and what stands there while a module is called."""
 
 
-def called_as_wanted(
+def call_as_wanted(
     programs: dict[str, Any],
     parameters: Sequence[Tensor],
     device: torch.device,

@@ -26,7 +26,7 @@ from engine.routine.module.buffers.unheld import (
     refuse_exchanged,
     refuse_written,
 )
-from engine.routine.module.calls_again import HOLDING, called_as_wanted
+from engine.routine.module.calls_again import HOLDING, call_as_wanted
 from engine.routine.module.gradient_hooks import Hook, gradient_hooks, hooked
 from engine.routine.module.kept_tensors import refuse_stand_in
 from engine.routine.module.seen_graph import wants_a_graph, without_graph
@@ -303,13 +303,13 @@ class HeldModule:
             watch(views)
 
         def call() -> Any:  # noqa: ANN401 (whatever the function returns)
-            return self._called(function, params, views, args, training=training)
+            return self._call_once(function, params, views, args, training=training)
 
         if self.compile:
             return call()
-        return called_as_wanted(self.programs, [*views.values()], self.device, call)
+        return call_as_wanted(self.programs, [*views.values()], self.device, call)
 
-    def _called(
+    def _call_once(
         self,
         function: Callable[..., Any],
         params: Params,

@@ -121,7 +121,7 @@ class Holding(Carrying):
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Answer for parameters and leaves; ``NotImplemented`` where torch's answer is right."""
         if func is Tensor.__deepcopy__ and first.requires_grad:
-            return self._copied(first, args[1])
+            return self._copy_of(first, args[1])
         is_flag = func is Tensor.requires_grad_ or func == _SET_FLAG
         if is_flag:
             flag = kwargs.get("requires_grad", args[1] if args[1:] else True)
@@ -140,7 +140,7 @@ class Holding(Carrying):
             return self._of_gradient(func, first, args)
         return NotImplemented
 
-    def _copied(self, tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    def _copy_of(self, tensor: Tensor, memo: dict[int, Any]) -> Tensor:
         if id(tensor) not in memo:
             own = id(tensor) in self._parameters or id(tensor) in self._leaves
             flag = own and id(tensor) not in self._frozen

@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.errors import WitnessError
 from engine.routine.module.buffers.holding import Holding
 from engine.routine.module.buffers.saved_copies import is_alike
-from engine.routine.module.calls_again import HOLDING, called_as_wanted, wants_holding
+from engine.routine.module.calls_again import HOLDING, call_as_wanted, wants_holding
 
 if TYPE_CHECKING:
     from engine.routine.module.held_module import HeldModule
@@ -144,7 +144,7 @@ def after_a_call(
     def call() -> dict[str, Tensor | None]:
         return _left_by_a_call(run, views, watched, step, shift)
 
-    now = called_as_wanted(run.programs, [*views.values()], run.device, call)
+    now = call_as_wanted(run.programs, [*views.values()], run.device, call)
     return {
         name: end.detach()
         for name, end in now.items()

@@ -20,7 +20,7 @@ def _losses(run):
     """Return the losses of step 0, and what layers have normalized meanwhile."""
     state = run.initial_state()
     params = state["params"].requires_grad_()
-    with deterministic(), run.reading(state) as calls, run.binding.kept():
+    with deterministic(), run.reading(state) as calls, run.binding.keeping():
         found = run.term_losses(params, next(run.terms(0)), run.point(), 0)
     return found.detach(), len(calls)
 
