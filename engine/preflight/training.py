@@ -79,8 +79,9 @@ def check_training(run: LongRun) -> Check:
 
 def _first_loss(routine: Routine, state: State) -> float:
     term = next(routine.terms(0))
-    with torch.enable_grad():  # a loss may differentiate inside
-        losses = routine.term_losses(state["params"].detach(), term, routine.point(), 0)
+    params = state["params"].detach().requires_grad_()
+    with torch.enable_grad():  # a loss may differentiate inside, also by the parameters
+        losses = routine.term_losses(params, term, routine.point(), 0)
     return float(losses.detach().mean())
 
 

@@ -224,17 +224,14 @@ _CURES = (
     ),
     (
         ("deepcopy protocol",),
-        "Inside of a run parameters are parts of one tensor, and cannot be copied by deepcopy: "
-        "call torch.func.functional_call(model, {name: engine.stop_gradient(p) for name, p in "
-        "model.named_parameters()}, inputs) for a copy that a step holds, or keep what follows "
-        "the model in Routine(state=..., advance=...)",
+        "What is computed with a graph cannot be copied by deepcopy: clone it, x.clone(). A module "
+        "can within a loss, but not where steps are compiled: use compile=False",
     ),
     (
         ("change requires_grad flags",),
-        "Inside of a run parameters are no leaves: freeze what should stay constant before the "
-        "routine is made, leave out requires_grad_(True), and cut a part out of a loss with "
-        "torch.func.functional_call(part, {name: engine.stop_gradient(p) for name, p in "
-        "part.named_parameters()}, inputs)",
+        "What is computed has no flag of its own: write engine.stop_gradient(x) where a step shall "
+        "hold it. Parameters can be frozen for a part of a loss, but not where steps are compiled: "
+        "use compile=False",
     ),
     (("inference tensor",), "Tensors made in inference_mode() have no gradient: clone them"),
 )

@@ -163,7 +163,7 @@ def convert(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (nested batc
     """
     if isinstance(value, Tensor):
         if value.dtype in _FULL:
-            return value.to(dtype)
+            return value if value.dtype == dtype else value.to(dtype)  # code knows its tensors
         return value.to(dtype.to_complex()) if value.dtype in _COMPLEX else value
     if isinstance(value, torch.dtype):
         if value in _FULL:

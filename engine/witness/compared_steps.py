@@ -20,6 +20,7 @@ from engine.step.gradient import batch_in_order
 from engine.types import Metaparams, State
 from engine.witness.agreement import gradient_limit, least_size, relative, value_limit
 from engine.witness.in_place import count_batches, given_module, in_place, put_into_training
+from engine.witness.kept_attributes import kept_from_call_to_call
 
 FLOOR = 0.1
 """Share of the whole gradient below which a tensor's own gradient counts as that much: those that
@@ -240,7 +241,7 @@ def compare_steps(
     differs = loss_error > value_limit(routine)
     if not differs and worst <= limit and max(moved.values(), default=0) <= limit:
         return worst
-    _refuse_moving_loss(own, again())
+    _refuse_moving_loss(routine, own, again)
     _refuse_moving_hooks(routine, own)
     if differs:
         raise WitnessError(_other_loss(own, theirs))
@@ -253,13 +254,22 @@ def compare_steps(
     )
 
 
-def _refuse_moving_loss(own: StepNumbers, repeated: StepNumbers) -> None:
+def _refuse_moving_loss(
+    routine: Routine, own: StepNumbers, again: Callable[[], StepNumbers]
+) -> None:
     """Refuse a loss that differs when it is called again; all other differences follow from that.
 
     Raises:
         WitnessError: With what it may read.
     """
+    repeated = again()
     if not torch.equal(repeated.losses, own.losses):
+        found = kept_from_call_to_call(routine.model, again)
+        if found:
+            raise WitnessError(
+                "Two calls of the loss with the same parameters, batch and seed gave "
+                f"{own.total:.8g} and {repeated.total:.8g}. {found}"
+            )
         raise WitnessError(
             f"Two calls of the loss with the same parameters, batch and seed gave {own.total:.8g} "
             f"and {repeated.total:.8g}, so the loss reads something that is neither in the state "

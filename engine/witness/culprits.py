@@ -25,7 +25,9 @@ _HELD = (
     "Where a step should hold it constant, write engine.stop_gradient(x) in place of x.detach(), "
     ".data or a no_grad(), and take derivatives with create_graph=True before; where a function f "
     "should have the derivative of another one, g, write g(x) + engine.stop_gradient(f(x) - g(x)); "
-    "what maps only the gradient of an activation is right as a hook of it (Tensor.register_hook)"
+    "what maps only the gradient of an activation is right as a hook of it (Tensor.register_hook); "
+    "and copy.deepcopy(model) is a copy of the module that a step holds, in place of a "
+    "state_dict() that is loaded into another one"
 )
 """The remedy for what was cut out of the graph."""
 

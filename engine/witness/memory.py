@@ -292,8 +292,9 @@ def _refuse_losses(routine: Routine, z: Metaparams) -> None:
 
         def call(which: int, at: int) -> State:
             term = routine.first_piece(next(routine.terms(at)))
-            with routine.reading(state), routine.binding.keeping():
-                return {"": routine.term_losses(rows[which].clone(), term, z, at)}
+            params = rows[which].clone().requires_grad_()  # a loss may take derivatives
+            with routine.reading(state), torch.enable_grad(), routine.binding.keeping():
+                return {"": routine.term_losses(params, term, z, at).detach()}
 
         found = _first_that_reads(memory, call, sorted({last // 2, last}))
     if found is not None:

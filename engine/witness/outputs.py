@@ -19,6 +19,7 @@ from engine.types import Metaparams, Output, State
 from engine.witness.agreement import least_size, relative, value_limit
 from engine.witness.draws import undrawn
 from engine.witness.in_place import InPlace, put_into_training
+from engine.witness.kept_attributes import kept_from_call_to_call
 from engine.witness.leaves import foreign_leaves, refuse_leaves
 from engine.witness.precision import full_precision
 
@@ -129,14 +130,27 @@ def compare_output(
         return Answer(error, own, slopes)
     _refuse_moving_output(routine, part, leaves, own)
     _refuse_two_functions(routine, part, state, own)
-    raise WitnessError(
+    values = (
         "At the same parameters, the output of the module that you handed in is "
-        f"{float(theirs):.8g}, and that of the engine's copy is {float(own):.8g}. Either the "
-        "output reads something besides the module that it is given, such as features that a "
-        "training step has left behind, or the module computes from something that was there "
-        "before evaluation began. Read everything from the module that the output is given, and "
-        "call that module for what it computes."
+        f"{float(theirs):.8g}, and that of the engine's copy is {float(own):.8g}."
     )
+    kept = kept_from_call_to_call(routine.model, lambda: _trained_once(routine, state))
+    if kept:
+        raise WitnessError(f"{values} {kept}")
+    raise WitnessError(
+        f"{values} Either the output reads something besides the module that it is given, such as "
+        "features that a training step has left behind, or the module computes from something that "
+        "was there before evaluation began. Read everything from the module that the output is "
+        "given, and call that module for what it computes."
+    )
+
+
+def _trained_once(routine: Routine, state: State) -> None:
+    """Call the loss as a step of training does."""
+    term = routine.first_piece(next(routine.terms(0)))
+    params = state["params"].detach().requires_grad_()
+    with routine.reading(state), torch.enable_grad(), routine.binding.keeping():
+        routine.term_losses(params, term, routine.point(), 0)
 
 
 def _with_graph(

@@ -13,7 +13,9 @@ from torch import Tensor, distributions, nn
 from torch.nn import functional as F
 
 from tests.strangers import (
+    frozen_parts,
     held_constant,
+    inner_training,
     kept_of_forward,
     mapped_gradients,
     modes,
@@ -256,4 +258,6 @@ REFUSED = {
     **mapped_gradients.REFUSED,
     **wrong_by_little.REFUSED,
     **wrong_later.REFUSED,
+    **inner_training.REFUSED,
+    **frozen_parts.REFUSED,
 }

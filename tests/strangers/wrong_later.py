@@ -304,14 +304,6 @@ REFUSED = {
         Variant(mlp, loss=lambda _: _attacked(_by_backward), output=_output),
         r"writes into the \.grad .*autograd\.grad",
     ),
-    "copy made in the loss": (
-        Variant(mlp, loss=lambda _: _toward_a_copy, output=_output),
-        r"cannot be copied by deepcopy",
-    ),
-    "parameters thawed in the loss": (
-        Variant(mlp, loss=lambda _: _unfrozen, output=_output),
-        r"freeze what should stay constant before",
-    ),
     "detach beside a batch that is changed in place": (
         Variant(mlp, loss=lambda _: _into_its_batch, output=_output),
         r"second derivative",
@@ -342,5 +334,7 @@ SOUND = {
     "gradients of single examples": Variant(
         lambda: mlp(nn.Tanh()), loss=lambda _: _penalized, output=_output
     ),
+    "copy made in the loss": Variant(mlp, loss=lambda _: _toward_a_copy, output=_output),
+    "parameters thawed in the loss": Variant(mlp, loss=lambda _: _unfrozen, output=_output),
     "policy gradients": Variant(mlp, loss=lambda _: _leave_one_out, output=_output),
 }

@@ -9,17 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import UndifferentiableError, WitnessError
+from engine.errors import WitnessError
 from engine.numerics.determinism import PROCESS, seeded
 from engine.routine.idle import watch
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
 from engine.routine.module.binding import Binding, Modes, copied
-from engine.routine.module.buffers.batch_norm import BUFFERS, RunningStatistics, Statistic
+from engine.routine.module.buffers.batch_norm import BUFFERS, RunningStatistics, refuse_replaced
 from engine.routine.module.buffers.calls import Calls
 from engine.routine.module.buffers.carried import Carrying
 from engine.routine.module.buffers.counters import COUNTERS
-from engine.routine.module.buffers.unheld import Unheld, refuse_written
+from engine.routine.module.buffers.holding import Holding
+from engine.routine.module.buffers.unheld import (
+    Unheld,
+    addresses,
+    refuse_exchanged,
+    refuse_written,
+)
+from engine.routine.module.calls_again import HOLDING, call_as_wanted
 from engine.routine.module.gradient_hooks import Hook, gradient_hooks, hooked
 from engine.routine.module.kept_tensors import refuse_stand_in
 from engine.routine.module.seen_graph import wants_a_graph, without_graph
@@ -54,6 +61,7 @@ class HeldModule:
     num_steps: int
     shards: int
     seed: int
+    compile: bool
     state: Any
     advance: Callable[..., Own] | None
     programs: dict[str, Any]
@@ -288,32 +296,52 @@ class HeldModule:
             ValueError: If running statistics are to be evaluated, and nobody said of which state.
             UndifferentiableError: If a layer replaces its running statistics in training.
         """
+        if self.statistics is not None and not training and not self._bound:
+            raise ValueError("Evaluate a model with running statistics by Routine.evaluate.")
         views = self.layout.views(params) if isinstance(params, Tensor) else params
         if training and isinstance(params, Tensor):
             watch(views)
-        if self.statistics is not None and not training and not self._bound:
-            raise ValueError("Evaluate a model with running statistics by Routine.evaluate.")
+
+        def call() -> Any:  # noqa: ANN401 (whatever the function returns)
+            return self._call_once(function, params, views, args, training=training)
+
+        if self.compile:
+            return call()
+        return call_as_wanted(self.programs, [*views.values()], self.device, call)
+
+    def _call_once(
+        self,
+        function: Callable[..., Any],
+        params: Params,
+        views: dict[str, Tensor],
+        args: tuple[Any, ...],
+        *,
+        training: bool,
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
         with self.binding.keeping():
             held = {} if self.statistics is None else self.statistics.bound(self._bound)
+            noted = [] if self.statistics is None else self.statistics.calls_now
+            before = len(noted)
             counters = {name: value.clone() for name, value in self.counters.items()}
             self.binding.put({**views, **held, **counters} if held or counters else views)
             if training:
                 self.modes.train()
             else:
                 self.modes.evaluate()  # the module's own code, with the state's tensors in place
-            places = _addresses(views) if training else None
+            places = addresses(views) if training else None
             carried = {n: held[n] for n in self._carried} if held else {}
-            with self._carrying(carried, training=training), users_code():
+            with self._carrying(carried, views, training=training), users_code():
                 try:
                     result = function(self.model, *args)
-                except RuntimeError as error:
+                except Exception as error:
+                    del noted[before:]  # the call may be made again
                     refuse_stand_in(error)
                     raise
             if training:
                 self._note_carried(carried)
                 self._unheld.refuse_moved(self.counters)
-                self._refuse_replaced(held)
-                self._refuse_exchanged(views, places)
+                refuse_replaced(self.binding, held)
+                refuse_exchanged(self.binding, views, places)
                 if places is not None and isinstance(params, Tensor):
                     refuse_written(self.layout, params, views)
             return result
@@ -328,11 +356,14 @@ class HeldModule:
         return {} if self.statistics is None else self.statistics.carried_in(self._bound)
 
     def _carrying(
-        self, carried: Mapping[str, Tensor | None], *, training: bool
+        self, carried: Mapping[str, Tensor | None], views: Mapping[str, Tensor], *, training: bool
     ) -> AbstractContextManager[Any]:
-        if not carried and (training or self.statistics is None):
+        holds = HOLDING in self.programs and any(each.requires_grad for each in views.values())
+        if not holds and not carried and (training or self.statistics is None):
             return nullcontext()
         held = {name: tensor for name, tensor in carried.items() if tensor is not None}
+        if holds:
+            return Holding(held, views)
         # Those that count as well: it is seen then where one of them begins to follow. Running
         # statistics are read by what the module computes without a graph where it is evaluated.
         read = (
@@ -361,40 +392,3 @@ class HeldModule:
         """Buffers and frozen parameters that no state holds."""
         held = () if self.statistics is None else self.statistics.bound({})
         return Unheld(self.model, self.binding, held)
-
-    def _refuse_exchanged(self, views: Mapping[str, Tensor], places: list[int] | None) -> None:
-        """Refuse a call that has put something else in the place of a parameter."""
-        now = None if places is None else _addresses(views)
-        if now == places and all(map(self.binding.is_bound, views, views.values())):
-            return
-        for at, (name, tensor) in enumerate(views.items()):
-            if not self.binding.is_bound(name, tensor):
-                how = "puts another tensor in the place"
-            elif now is not None and places is not None and now[at] != places[at]:
-                how = "sets the .data"
-            else:
-                continue
-            raise WitnessError(
-                f"The forward pass {how} of the parameter {name!r}, which no step of the optimizer "
-                "knows, so the metagradient would be that of another run. Compute what a layer "
-                "uses from the parameter at every call, e.g. w = self.weight.clamp(-1, 1), or "
-                "write what should stay into the optimizer's update."
-            )
-
-    def _refuse_replaced(self, held: Mapping[str, Tensor | None]) -> None:
-        for name, statistic in held.items():
-            if isinstance(statistic, Statistic) and not self.binding.is_bound(name, statistic):
-                raise UndifferentiableError(
-                    f"The forward pass puts another tensor in the place of {name!r}, a running "
-                    "statistic, so the engine cannot tell how it moves. Let the layer call "
-                    "torch.nn.functional.batch_norm with its statistics, or use group or layer "
-                    "normalization."
-                )
-
-
-def _addresses(tensors: Mapping[str, Tensor]) -> list[int] | None:
-    """Return where tensors lie in memory; None for those of a transform, which lie nowhere."""
-    try:
-        return [tensor.data_ptr() for tensor in tensors.values()]
-    except RuntimeError:
-        return None

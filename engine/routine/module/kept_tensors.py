@@ -80,7 +80,7 @@ _OF_STAND_INS = ("escaped from inside a function being vmapped", "maybe_level.ha
 """What torch says of a stand-in that is used after its transform."""
 
 
-def refuse_stand_in(error: RuntimeError) -> None:
+def refuse_stand_in(error: Exception) -> None:
     """Refuse code that kept a tensor in one of the calls that no two calls before have shown.
 
     Args:

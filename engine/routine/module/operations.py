@@ -16,6 +16,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from engine.models.attention import attention, say_whole
 from engine.routine.module.backward.own_derivative import OwnDerivatives
+from engine.routine.module.calls_again import WATCHED
 from engine.routine.module.gradient_hooks import backward_hooks, hooks_of_gradients
 from engine.routine.module.stop_gradient import stop_gradient
 from engine.routine.module.written_out import UNPOOLING, WRITTEN_OUT
@@ -197,6 +198,7 @@ _ALL = [
     (torch, "embedding", _embedding),
     (functional, "scaled_dot_product_attention", attention),
     (functional, "multi_head_attention_forward", _heads),
+    WATCHED,
 ]
 
 

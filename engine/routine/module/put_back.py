@@ -19,7 +19,7 @@ _ACTIVE: list["PutBack"] = []
 class PutBack(AbstractContextManager[None]):
     """Let modules find what is bound in them, wherever it was put back, inside the block.
 
-    Two methods of ``nn.Module`` ask the blocks that the process is in, from the first such block
+    Three methods of ``nn.Module`` ask the blocks that the process is in, from the first such block
     on. They are not exchanged for each block: after each change of a class Python looks up all
     attributes of all modules anew, which took a tenth of a small step.
 
@@ -43,9 +43,9 @@ class PutBack(AbstractContextManager[None]):
 
 @cache
 def _ask_blocks() -> None:
-    """Let both methods ask the blocks, once for the process."""
+    """Let these methods ask the blocks, once for the process."""
     kind: Any = nn.Module
-    members, register = kind._named_members, kind.register_parameter
+    members, register, get = kind._named_members, kind.register_parameter, kind.get_parameter
 
     @wraps(members)
     def named_members(module: nn.Module, *args: Any, **options: Any) -> Iterator[Any]:  # noqa: ANN401 (as torch's)
@@ -61,4 +61,16 @@ def _ask_blocks() -> None:
         vars(module).pop(name, None)
         module._parameters[name] = param  # pyright: ignore[reportArgumentType] (in the place of one)
 
+    @wraps(get)
+    def get_parameter(module: nn.Module, target: str) -> Tensor:
+        path, _, name = target.rpartition(".")
+        owner = module.get_submodule(path)
+        for block in _ACTIVE:
+            block.refresh()
+        found = owner._parameters.get(name)
+        if found is not None and any(block.is_bound(owner, name, found) for block in _ACTIVE):
+            return found  # torch's own asks whether it is an nn.Parameter
+        return get(module, target)
+
     kind._named_members, kind.register_parameter = named_members, register_parameter
+    kind.get_parameter = get_parameter

@@ -41,8 +41,12 @@ class SeenGraph:
 
     def ask_for(self, tensor: Tensor) -> None:
         """Let a tensor require a gradient from here on, as ``requires_grad_()`` does."""
+        self.mark(tensor, flows=True)
+
+    def mark(self, tensor: Tensor, *, flows: bool) -> None:
+        """Say of a tensor whether a gradient flows to it, whatever it was made of."""
         if tensor.grad_fn is not None:
-            self._known[tensor.grad_fn] = True
+            self._known[tensor.grad_fn] = flows
 
     def _flows(self, first: Any) -> bool:  # noqa: ANN401 (a node of torch's)
         waiting = [first]
@@ -84,25 +88,24 @@ def answer(func: object, tensor: Tensor, seen: SeenGraph) -> Any:  # noqa: ANN40
 _AppliedBy: Any = torch.autograd.function._SingleLevelFunction
 
 
-class functions_stopped(AbstractContextManager[None]):
-    """Hold constant what custom functions are given, where the module wants no graph.
+class functions_given(AbstractContextManager[None]):
+    """Give custom functions other arguments, as where the module wants no graph of them.
 
     Below ``Function.apply``, because people keep that under a name of their own.
 
     Args:
-        is_off: Says whether it wants none now.
-        stopped: Holds a tensor constant, and returns anything else as it is.
+        given: Returns what stands for an argument, mostly the argument itself.
     """
 
-    def __init__(self, is_off: Callable[[], bool], stopped: Callable[[Any], Any]) -> None:
-        self._is_off, self._stopped, self._outer = is_off, stopped, None
+    def __init__(self, given: Callable[[Any], Any]) -> None:
+        self._given, self._outer = given, None
 
     def __enter__(self) -> None:
         outer = self._outer = vars(_AppliedBy).get("apply")
 
         def apply(function: Any, *args: Any) -> Any:  # noqa: ANN401 (as torch's)
-            if self._is_off() and not is_stopping(function):
-                args = tree_map(self._stopped, args)
+            if not is_stopping(function):
+                args = tree_map(self._given, args)
             if outer is None:
                 return super(_AppliedBy, function).apply(*args)
             return outer.__func__(function, *args)

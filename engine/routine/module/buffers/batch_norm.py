@@ -33,6 +33,7 @@ from engine.routine.module.stop_gradient import stop_gradient
 from engine.routine.own_state import OWN
 
 if TYPE_CHECKING:
+    from engine.routine.module.binding import Binding
     from engine.routine.module.held_module import HeldModule
 
 BUFFERS = "buffers"
@@ -253,6 +254,11 @@ class RunningStatistics:
         finally:
             self._noted.pop()
 
+    @property
+    def calls_now(self) -> list[LayerCall]:
+        """What layers have normalized in the block of ``observed`` so far; a list of its own."""
+        return self._noted[-1] if self._noted else []
+
     def bound(self, values: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
         """Return the buffers of the layers within a call, by name.
 
@@ -358,3 +364,19 @@ def _joined(layer: str, kind: str) -> str:
 def without_buffers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the part of a state that the optimizer moves."""
     return {name: row for name, row in state.items() if name not in (BUFFERS, OWN)}
+
+
+def refuse_replaced(binding: "Binding", held: Mapping[str, Tensor | None]) -> None:
+    """Refuse a call that has put another tensor in the place of a running statistic.
+
+    Raises:
+        UndifferentiableError: Names it.
+    """
+    for name, statistic in held.items():
+        if isinstance(statistic, Statistic) and not binding.is_bound(name, statistic):
+            raise UndifferentiableError(
+                f"The forward pass puts another tensor in the place of {name!r}, a running "
+                "statistic, so the engine cannot tell how it moves. Let the layer call "
+                "torch.nn.functional.batch_norm with its statistics, or use group or layer "
+                "normalization."
+            )

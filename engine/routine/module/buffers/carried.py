@@ -35,7 +35,7 @@ from engine.routine.module.seen_graph import (
     SeenGraph,
     answer,
     copied_values,
-    functions_stopped,
+    functions_given,
 )
 from engine.routine.module.stop_gradient import stop_gradient
 from engine.torch_modes import FunctionMode
@@ -54,20 +54,19 @@ class Carrying(FunctionMode):
         super().__init__()
         self._names = {tensor.untyped_storage()._cdata: name for name, tensor in held.items()}
         self._kept = list(held.values())  # alive, so that no address comes again
-        self._is_traced, self._is_off = is_traced, False
+        self.is_traced, self.is_off = is_traced, False
         self._seen = SeenGraph(self._kept if is_traced else ())
-        self._entered, self._saved = ExitStack(), SavedCopies(self.holds)
+        self._entered, self._saved = ExitStack(), SavedCopies(self.is_overwritten)
 
     def __enter__(self) -> "Carrying":
-        if self._is_traced:
-            self._is_off = not torch.is_grad_enabled()
+        if self.is_traced:
+            self.is_off = not torch.is_grad_enabled()
             # no_grad() asks for it, to leave it as it was.
             asked = mock.patch.object(torch, "is_grad_enabled", self._is_on)
             self._entered.enter_context(asked)
             # Without a graph nobody would save what stands in a buffer before it is written over.
             self._entered.enter_context(self._saved)
-            functions = functions_stopped(lambda: self._is_off, self.stopped)
-            self._entered.enter_context(functions)
+            self._entered.enter_context(functions_given(self.in_functions))
             self._entered.enter_context(numbers_set(self.holds, self.stopped))
         return super().__enter__()
 
@@ -76,7 +75,7 @@ class Carrying(FunctionMode):
         self._entered.close()
 
     def _is_on(self) -> bool:
-        return not self._is_off
+        return not self.is_off
 
     def on_call(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -88,10 +87,10 @@ class Carrying(FunctionMode):
             found = own(self, args, kwargs)
             if found is not None:
                 return found
-        if not self._is_traced:
+        if not self.is_traced:
             return function(*args, **kwargs)
         if function is _SET_GRAD:
-            self._is_off = not args[0]
+            self.is_off = not args[0]
             return None
         first: Any = args[0] if args else None
         made = self._result_without_gradient(function, args, kwargs)
@@ -124,7 +123,7 @@ class Carrying(FunctionMode):
         """Call what cuts a tensor out of the graph, asks about it, or looks into its memory."""
         if func in _OF_BUFFERS and self.holds(first):
             return self._of_buffer(func, first, args, kwargs)
-        if func in _CUTS:
+        if func in CUTS:
             return self.stopped(first)
         if func in _LOOKS:
             return func(first.detach(), *args[1:], **kwargs)
@@ -157,20 +156,32 @@ class Carrying(FunctionMode):
         into, named = kwargs.get("out"), {n: v for n, v in kwargs.items() if n != "out"}
         if self._saved.is_transformed:
             args = tree_map(lambda each: each.clone() if self.holds(each) else each, args)
-        if self._is_off:
-            name = getattr(func, "__name__", "")
-            kept = int(name in _IN_PLACE or (name.endswith("_") and not name.startswith("__")))
+        if self.is_off:
+            kept = int(writes_into_first(func))
             rest: Any = tree_map(self.stopped, args[kept:])
             args, named = (
                 (*args[:kept], *rest),
                 {n: tree_map(self.stopped, v) for n, v in named.items()},
             )
-        if isinstance(into, Tensor) and (self._is_off or self.holds(into)):
+        if isinstance(into, Tensor) and (self.is_off or self.holds(into)):
             found = func(*args, **named)
             if into.shape != found.shape:  # torch's own resizes it
                 into.resize_(found.shape)
             return into.copy_(self.stopped(found))
         return func(*args, **(named if into is None else {**named, "out": into}))
+
+    def hold(self, tensor: Tensor) -> None:
+        """Let another tensor be one into which the module may write; its memory is its own."""
+        self._names[tensor.untyped_storage()._cdata] = ""
+        self._kept.append(tensor)
+
+    def is_overwritten(self, tensor: Tensor) -> bool:
+        """Say whether the module may write into what autograd has saved."""
+        return self.holds(tensor)
+
+    def in_functions(self, value: Any) -> Any:  # noqa: ANN401 (any argument)
+        """Return what a custom function of autograd's is given in the place of an argument."""
+        return self.stopped(value) if self.is_off else value
 
     def holds(self, tensor: Any) -> bool:  # noqa: ANN401 (any argument)
         """Say whether something is one of the buffers, or a part of one."""
@@ -226,6 +237,12 @@ class Carrying(FunctionMode):
         )
 
 
+def writes_into_first(function: Callable[..., Any]) -> bool:
+    """Say whether a function of torch's changes its first argument in place."""
+    name = getattr(function, "__name__", "")
+    return name in IN_PLACE or (name.endswith("_") and not name.startswith("__"))
+
+
 _NORMS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     functional.batch_norm: Carrying.batch_norm,
     functional.instance_norm: Carrying.instance_norm,
@@ -233,9 +250,9 @@ _NORMS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
 _SET_GRAD: Any = torch._C._set_grad_enabled
 _DATA: Any = Tensor.data
 _SET_DATA = _DATA.__set__
-_CUTS = (Tensor.detach, torch.detach, Tensor.detach_, _DATA.__get__)
-_OF_BUFFERS = (*_CUTS, *PARTS, _SET_DATA, Tensor.requires_grad_)
+CUTS = (Tensor.detach, torch.detach, Tensor.detach_, _DATA.__get__)
+_OF_BUFFERS = (*CUTS, *PARTS, _SET_DATA, Tensor.requires_grad_)
 _LOOKS = (Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
 _OF_LEAVES = (Tensor.requires_grad_, Tensor.__deepcopy__)
 _COPIES = (torch.tensor, Tensor.new_tensor)
-_IN_PLACE = ("__iadd__", "__imul__", "__isub__", "__itruediv__", "__setitem__")
+IN_PLACE = ("__iadd__", "__imul__", "__isub__", "__itruediv__", "__setitem__")

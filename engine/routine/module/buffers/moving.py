@@ -1,6 +1,7 @@
 """Buffers and frozen parameters that the forward pass of a step moves: found before the run."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,9 @@ import torch
 from torch import Tensor
 
 from engine.errors import WitnessError
+from engine.routine.module.buffers.holding import Holding
 from engine.routine.module.buffers.saved_copies import is_alike
+from engine.routine.module.calls_again import HOLDING, call_as_wanted, wants_holding
 
 if TYPE_CHECKING:
     from engine.routine.module.held_module import HeldModule
@@ -60,11 +63,13 @@ def moving(routine: "HeldModule", skipped: frozenset[str]) -> Moving:
 
 
 def inherit(run: "Routine", source: "Routine") -> "Routine":
-    """Return a run that was made of another one, and knows what moves in that one.
+    """Return a run that was made of another one, and knows what calls do in that one.
 
     The copy would find the same by itself, except a buffer that moves by less than one rounding.
     """
     _ = source.statistics
+    if HOLDING in source.programs:
+        run.programs[HOLDING] = True
     known: Moving | None = source.programs.get(MOVING)
     if known is None or not known.all:
         return run
@@ -132,12 +137,32 @@ def after_a_call(
     """Return the watched tensors after a forward pass, those that are still of their kind."""
     run: Routine = routine  # pyright: ignore[reportAssignmentType] (the only kind of one)
     step = min(step, run.num_steps - 1)
+    # A bias that begins at zero moves, too.
+    views = {n: (scale * p + 0.1 * (scale - 1)) for n, p in run.trainable.items()}
+    views = {n: p.requires_grad_() for n, p in views.items()}
+
+    def call() -> dict[str, Tensor | None]:
+        return _left_by_a_call(run, views, watched, step, shift)
+
+    now = call_as_wanted(run.programs, [*views.values()], run.device, call)
+    return {
+        name: end.detach()
+        for name, end in now.items()
+        if end is not None and name in watched and is_alike(end, watched[name])
+    }
+
+
+def _left_by_a_call(
+    run: "Routine",
+    views: Mapping[str, Tensor],
+    watched: Mapping[str, Tensor],
+    step: int,
+    shift: float,
+) -> dict[str, Tensor | None]:
+    """Return what the module holds after a forward pass; nothing, if the user's code fails."""
     term = run.first_piece(next(run.terms(step)))
     binding = run.binding
     with torch.enable_grad(), binding.keeping():
-        # A bias that begins at zero moves, too.
-        views = {n: (scale * p + 0.1 * (scale - 1)) for n, p in run.trainable.items()}
-        views = {n: p.requires_grad_() for n, p in views.items()}
         # Running statistics are not looked at, and have to stay where they are as well.
         buffers = {
             name: tensor.detach().clone()
@@ -145,23 +170,21 @@ def after_a_call(
             if binding.knows(name)  # not one that a call before has made
         }
         frozen = {name: tensor.clone() for name, tensor in watched.items()}
+        mode = Holding(buffers | frozen, views) if HOLDING in run.programs else nullcontext()
         # A step may be at work around this, which goes on with what it has bound.
         with binding.holding({**views, **buffers, **frozen}):
             run.modes.train()
             try:
                 z = {n: (1 + shift) * value.detach() + shift for n, value in run.point().items()}
                 batch, arguments = run.loss_inputs(term, z, step)
-                with run.seeded(term, step):
+                with run.seeded(term, step), mode:
                     run.loss(run.model, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
-            except Exception:  # of the user's code, and told where a step is taken
+            except Exception as error:  # of the user's code, and told where a step is taken
+                if wants_holding(error) and HOLDING not in run.programs:
+                    raise
                 return {}
             binding.refuse_parted(buffers)
-            now = binding.bound()
-    return {
-        name: end.detach()
-        for name, end in now.items()
-        if end is not None and name in watched and is_alike(end, watched[name])
-    }
+            return binding.bound()
 
 
 def differs(one: Tensor, other: Tensor) -> bool:

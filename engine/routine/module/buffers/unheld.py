@@ -61,6 +61,14 @@ class Unheld:
                 stays = self._model.get_submodule(owner)._buffers.get(key) is tensor
             if stays and (_version(tensor) == version or self._is_as_it_was(name, tensor)):
                 continue
+            if not self._binding.knows(name):
+                raise WitnessError(
+                    f"The forward pass makes the buffer {name!r} in one call and writes another "
+                    "value into it in a later one, so no state holds it. Let it have its shape "
+                    "when the module is handed in: register_buffer(name, torch.zeros(...)) in "
+                    "__init__, or call the model once on a batch before. What a step moves there "
+                    "is then saved, replayed and differentiated."
+                )
             raise WitnessError(
                 f"The forward pass writes into {name!r}, which it left alone in the first steps of "
                 "training, so no state holds it. Let it write there at every step of training, "
@@ -99,6 +107,45 @@ def refuse_written(layout: Layout, params: Tensor, views: Mapping[str, Tensor]) 
             "optimizer knows. Compute what a layer uses from the parameter at every call, or write "
             "what should stay into the optimizer's update."
         )
+
+
+def refuse_exchanged(
+    binding: Binding, views: Mapping[str, Tensor], places: list[int] | None
+) -> None:
+    """Refuse a call that has put something else in the place of a parameter.
+
+    Args:
+        binding: Holds the module's tensors.
+        views: What the call was given, by name.
+        places: Where that lay in memory; None where nobody looks.
+
+    Raises:
+        WitnessError: Names the parameter.
+    """
+    now = None if places is None else addresses(views)
+    if now == places and all(map(binding.is_bound, views, views.values())):
+        return
+    for at, (name, tensor) in enumerate(views.items()):
+        if not binding.is_bound(name, tensor):
+            how = "puts another tensor in the place"
+        elif now is not None and places is not None and now[at] != places[at]:
+            how = "sets the .data"
+        else:
+            continue
+        raise WitnessError(
+            f"The forward pass {how} of the parameter {name!r}, which no step of the optimizer "
+            "knows, so the metagradient would be that of another run. Compute what a layer "
+            "uses from the parameter at every call, e.g. w = self.weight.clamp(-1, 1), or "
+            "write what should stay into the optimizer's update."
+        )
+
+
+def addresses(tensors: Mapping[str, Tensor]) -> list[int] | None:
+    """Return where tensors lie in memory; None for those of a transform, which lie nowhere."""
+    try:
+        return [tensor.data_ptr() for tensor in tensors.values()]
+    except RuntimeError:
+        return None
 
 
 def refuse_views(model: nn.Module, held: Iterable[str]) -> None:
