@@ -234,14 +234,12 @@ class Problem:
         """The output in a notebook: the problem's own, or the mean loss of ``objective``."""
         if self.output is not None:
             return self.output
-        from engine.problems.data.splits import as_read
         from engine.routine.examples import examples_from
         from engine.routine.outputs import MeanLoss
 
         made = self.model if isinstance(self.model, nn.Module) else self.model(0)
         device = next((each.device for each in made.parameters()), torch.device("cpu"))
-        objective = examples_from(as_read(self.objective, device), device)
-        return MeanLoss(self.loss, objective, self.chunk or 1000)
+        return MeanLoss(self.loss, examples_from(self.objective, device), self.chunk or 1000)
 
     def routine(self, metaparameters: Mapping[str, "Metaparameter"], **settings: Any) -> "Routine":  # noqa: ANN401 (fields of Routine)
         """Return the training as a run of the engine, for a notebook.

@@ -4,13 +4,11 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from engine.errors import ConfigurationError, EngineError
 from engine.metaparameters.base import Metaparameter
-from engine.problems.data.splits import as_read
 from engine.recipes.code.user_code import raised
 from engine.routine.optimizer import Optimizer
 from engine.routine.rates import rates_alone
@@ -54,11 +52,10 @@ def notebook_routine(
             "problem.routine({...}, num_steps=100, batch_size=20, optimizer=engine.adamw(), "
             "learning_rate=0.01)."
         )
-    device = next((each.device for each in made.parameters()), torch.device("cpu"))
     return Routine(
         model=made,
         loss=problem.training_loss or problem.loss,
-        examples=as_read(problem.train, device),
+        examples=problem.train,
         metaparameters=dict(metaparameters),
         **said,
     )

@@ -24,6 +24,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, indices: Int64[Tensor, " some"]) -> Any:  # noqa: ANN401 (as Routine.examples)
+        """Return a batch, so that a routine in a notebook reads a ready problem's examples."""
+        return self.at(indices).batches(indices.device)
+
     @property
     def one_label_each(self) -> Tensor | None:
         """The labels, if each example has one, shape (examples,); a text has one for each token."""
@@ -44,11 +48,6 @@ class Examples:
     def at(self, indices: Int64[Tensor, " some"]) -> "Examples":
         """Return some of them, in the order of the indices."""
         return replace(self, inputs=self.inputs[indices], labels=self.labels[indices])
-
-
-def as_read(given: Any, device: torch.device) -> Any:  # noqa: ANN401 (whatever is handed in)
-    """Return a split of a problem as a routine reads it; one of people's own is that already."""
-    return given.batches(device) if isinstance(given, Examples) else given
 
 
 @dataclass(frozen=True)
