@@ -239,7 +239,8 @@ def _drawn_classes(table: Any, columns: ColumnRoles) -> list[str | None]:  # noq
     """Return the class of each row, None if it has none; nothing if the labels are no classes."""
     label, first = columns.label, columns.inputs[0]
     if (
-        label not in table.column_names
+        label is None
+        or label not in table.column_names
         or first not in table.column_names
         or are_texts(table, first)
     ):

@@ -318,7 +318,7 @@ def _content(message: dict[str, Any]) -> Any:  # noqa: ANN401 (a JSON value)
 
     A message that calls a tool may say nothing besides.
     """
-    value = message.get("content", message.get("value"))
+    value: Any = message.get("content", message.get("value"))
     if value is None and any(message.get(name) for name in _CALLS):
         return ""
     known = isinstance(value, list) and bool(value)
