@@ -321,12 +321,9 @@ def _content(message: dict[str, Any]) -> Any:  # noqa: ANN401 (a JSON value)
     value: Any = message.get("content", message.get("value"))
     if value is None and any(message.get(name) for name in _CALLS):
         return ""
-    known = isinstance(value, list) and bool(value)
-    if known and all(
-        isinstance(each, dict) and isinstance(each.get("text"), str) for each in value
-    ):
-        return "".join(each["text"] for each in value)
-    return value
+    parts: list[Any] = value if isinstance(value, list) else []
+    known = all(isinstance(each, dict) and isinstance(each.get("text"), str) for each in parts)
+    return "".join(each["text"] for each in parts) if parts and known else value
 
 
 def _of_dialogue(dialogue: Any, place: str, responses: Responses) -> tuple[str, ...]:  # noqa: ANN401 (whatever is handed in)
