@@ -10,6 +10,7 @@ from engine.errors import DataError
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
+from engine.problems.data.held_out import told_single
 from engine.problems.data.splits import Examples
 from engine.problems.pairs.images import BOUNDS, standardized
 from engine.problems.pairs.pictures import (
@@ -20,6 +21,7 @@ from engine.problems.pairs.pictures import (
     why_unusable,
 )
 from engine.problems.scores import class_scores
+from engine.problems.tables.alike import looking_alike
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.model import ModelSettings
 from engine.storage.listing import list_data, relative_paths
@@ -78,7 +80,12 @@ def image_folder_problem(
     classes = _checked_classes(files["train"], train)
     rows = {name: _rows(found, classes, name) for name, found in files.items()}
     if "objective" not in rows:
-        rows["train"], rows["objective"] = _hold_out(rows["train"], held_out, seed)
+        single = told_single(
+            [path.split("/")[0] for path, _ in rows["train"]], f"The folder {train}"
+        )
+        rows["train"], rows["objective"] = _hold_out(rows["train"], held_out, seed, train)
+    else:
+        single = []
     homes = {name: folders.get(name) or train for name in rows}
     splits = {
         name: _read(homes[name], each, size, max_pixels, left_out) for name, each in rows.items()
@@ -90,7 +97,7 @@ def image_folder_problem(
         **dict[str, Any](splits),
         num_classes=len(classes),
         classes=classes,
-        notes=(*_omissions(left_out), *_told_folders(files["train"])),
+        notes=(*_omissions(left_out), *single, *_told_folders(files["train"])),
         bounds=BOUNDS,
         score=class_scores,
         **_parts_by_name(homes, names),
@@ -216,12 +223,12 @@ def _told_folders(found: dict[str, list[str]]) -> tuple[str, ...]:
 
 def _refuse_alike(classes: list[str], url: str) -> None:
     """Refuse two classes whose names nobody can tell apart."""
-    written = [unicodedata.normalize("NFC", each) for each in classes]
-    twice = next((each for each in written if written.count(each) > 1), None)
-    if twice is not None:
+    found = looking_alike(classes)
+    if found is not None:
         raise DataError(
-            f"{url} has two subfolders {twice!r} that look the same and are written in two forms "
-            "of Unicode, so they would be two classes. Move the pictures into one of them."
+            f"{url} has the subfolders {ascii(found[0])} and {ascii(found[1])}, which look the "
+            "same, by a space at an end or another form of Unicode, so they would be two classes. "
+            "Move the pictures into one of them."
         )
 
 
@@ -242,22 +249,22 @@ def _rows(found: dict[str, list[str]], classes: list[str], name: str) -> list[tu
 
 
 def _hold_out(
-    rows: list[tuple[str, int]], share: float, seed: int
+    rows: list[tuple[str, int]], share: float, seed: int, url: str
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """Hold out a share of the pictures of every class, drawn by the seed."""
+    """Hold out a share of the pictures of every class, drawn by the seed; a single one stays."""
     drawn = generator(seed, "held-out pictures")
     kept, held = [], []
     for label in sorted({each for _, each in rows}):
         own = [row for row in rows if row[1] == label]
         order = torch.randperm(len(own), generator=drawn).tolist()
         number = min(max(round(share * len(own)), 1), len(own) - 1)
-        if number < 1:
-            raise DataError(
-                f"The class of {own[0][0]} has one picture, of which none can be held out. Add "
-                "more, or name a folder of objective pictures."
-            )
         held += [own[place] for place in sorted(order[:number])]
         kept += [own[place] for place in sorted(order[number:])]
+    if not held:
+        raise DataError(
+            f"Every class of {url} has one picture, of which none can be held out. Add more, or "
+            "name a folder of objective pictures."
+        )
     return kept, held
 
 

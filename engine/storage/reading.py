@@ -106,13 +106,43 @@ def read_data(what: str, url: str, hint: str, most: int | None = None) -> bytes:
     with data_errors(what, with_place(url, hint)):
         if is_local(file_system):
             _check_file(what, path, hint, _memory() if most is None else most)
-        elif url.startswith(("http://", "https://")):
+        if url.startswith(("http://", "https://")):
             kept = _Bounded(_memory() // 2 if most is None else most, what, hint)
             patient, path = open_data(what, url, _as_it_is(url))
             patient.get_file(path, kept)
-            return kept.getvalue()
-        content: Any = file_system.cat_file(path)
+            content: Any = kept.getvalue()
+        else:
+            content = file_system.cat_file(path)
+        _refuse_pointer(what, content)
         return content
+
+
+def _refuse_pointer(what: str, content: bytes) -> None:
+    """Refuse what stands for a file that was not fetched: three lines of text, which can be read.
+
+    Raises:
+        DataError: If it is a pointer of Git LFS or of git-annex; says how the file is fetched.
+    """
+    for kind, beginnings, command in _POINTERS:
+        if len(content) <= _POINTER_BYTES and content.startswith(beginnings):
+            raise DataError(
+                f"{redacted(what)} is a pointer of {kind}, and not the file that it stands for. "
+                f"Fetch that one where the data was cloned: {command}."
+            )
+
+
+_POINTER_BYTES = 1024
+"""Most bytes of a pointer, as Git LFS has it."""
+
+_POINTERS = (
+    (
+        "Git LFS",
+        (b"version https://git-lfs.github.com/spec/", b"version https://hawser."),
+        "git lfs pull",
+    ),
+    ("git-annex", (b"/annex/objects/",), "git annex get ."),
+)
+"""What stands for files elsewhere: by whom, how it begins, and how the files are fetched."""
 
 
 def _as_it_is(url: str) -> dict[str, Any]:

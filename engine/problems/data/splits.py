@@ -24,6 +24,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, indices: Int64[Tensor, " some"]) -> Any:  # noqa: ANN401 (as Routine.examples)
+        """Return a batch, so that a routine in a notebook reads a ready problem's examples."""
+        return self.at(indices).batches(indices.device)
+
     @property
     def one_label_each(self) -> Tensor | None:
         """The labels, if each example has one, shape (examples,); a text has one for each token."""

@@ -13,6 +13,7 @@ import torch
 from engine.errors import ConfigurationError, DataError
 from engine.models.losses import per_example_cross_entropy
 from engine.problems.base import Problem
+from engine.problems.data.bounded import refuse_twice
 from engine.problems.data.splits import Examples
 from engine.problems.pairs.images import BOUNDS, standardized
 from engine.problems.pairs.pictures import decode, shown_picture
@@ -22,6 +23,7 @@ from engine.problems.saved.reading import (
     DataRequest,
     SplitRows,
     are_pictures,
+    are_texts,
     is_empty,
     picture_bytes,
     plain,
@@ -29,7 +31,7 @@ from engine.problems.saved.reading import (
 )
 from engine.problems.scores import class_scores
 from engine.problems.tables.groups import check_groups, groups_of
-from engine.problems.tables.labels import refuse_classes
+from engine.problems.tables.labels import class_name, refuse_classes
 from engine.problems.tables.problem import TableColumns, rows_problem
 from engine.problems.texts.instructions import passages_problem
 from engine.problems.texts.learner import Models
@@ -55,7 +57,7 @@ def hf_dataset_problem(
     notes += said
     if are_pictures(train, columns.inputs[0]):
         made = _pictures(splits, asked, model)
-    elif getattr(train.features[columns.inputs[0]], "dtype", None) in ("string", "large_string"):
+    elif are_texts(train, columns.inputs[0]):
         made = _texts(splits, asked, (_language_model(model), language), text, groups)
     else:
         made = _numbers(splits, asked, model)
@@ -72,7 +74,7 @@ def _pictures(
             "pictures are one column, and another one has their class. Name one of each."
         )
     (column,) = inputs
-    labels = {name: list(map(str, plain(rows.table, label))) for name, rows in splits.items()}
+    labels = {name: [*map(class_name, plain(rows.table, label))] for name, rows in splits.items()}
     classes = sorted(set(labels["train"]))
     refuse_classes(classes, label)
     examples = {}
@@ -179,7 +181,9 @@ def _numbers(
     for name, (table, _) in splits.items():
         found: dict[str, list[Any]] = {}
         for each in asked.columns.inputs:
-            found |= _spread(each, plain(table, each), name)
+            spread = _spread(each, plain(table, each), name)
+            refuse_twice((*found, *spread, label), f"The data set {asked.source}")
+            found |= spread
         columns[name] = found | {label: plain(table, label)}
     features = tuple(name for name in columns["train"] if name != label)
     return rows_problem(columns, TableColumns(label, features, None), model)
@@ -189,17 +193,19 @@ def _spread(name: str, values: list[Any], split: str) -> dict[str, list[Any]]:
     """Return a column of lists as one column for each place in them."""
     if not any(isinstance(value, list) for value in values):
         return {name: values}
-    lengths = {len(value) if isinstance(value, list) else 0 for value in values}
-    if len(lengths) != 1:
-        raise DataError(
-            f"The column {name!r} of the {split} rows has lists of {sorted(lengths)[:4]} numbers, "
-            "but a model reads as many of each row. Leave it out of arguments.inputs."
-        )
     try:
-        flat = [np.asarray(value, dtype=float).reshape(-1).tolist() for value in values]
+        arrays = [np.asarray([] if value is None else value, dtype=float) for value in values]
     except (TypeError, ValueError) as error:  # a list of pictures, of texts, or of unequal lists
         raise DataError(
             f"The column {name!r} of the {split} rows has lists of what is no number. Leave it out "
             "of arguments.inputs."
         ) from error
+    shapes = {array.shape for array in arrays}
+    if len(shapes) != 1:
+        found = " and ".join(" x ".join(map(str, shape)) or "1" for shape in sorted(shapes)[:2])
+        raise DataError(
+            f"The column {name!r} of the {split} rows has lists of {found} numbers, but a model "
+            "reads as many of each row. Leave it out of arguments.inputs."
+        )
+    flat = [array.reshape(-1).tolist() for array in arrays]
     return {f"{name}_{at}": [row[at] for row in flat] for at in range(len(flat[0]))}

@@ -6,14 +6,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from engine.errors import ConfigurationError, DataError, EngineError
 from engine.extras import install
-from engine.numerics.determinism import generator
 from engine.problems.data.bounded import check_size, python_size
 from engine.problems.data.data_cards import refuse_places, refuse_saved_places
+from engine.problems.data.held_out import held_out_places, told_single
 from engine.problems.saved.files import on_this_machine, refuse_files
+from engine.problems.tables.labels import class_name, guessed
+from engine.recipes.arguments.data import Target
 from engine.secret_urls import beginning
 
 _HELD_OUT = ("validation", "valid", "dev")
@@ -202,6 +202,8 @@ def _splits(asked: DataRequest) -> tuple[dict[str, SplitRows], list[str]]:
         }
         why = "has no split validation" if own is None else f"has its split {own} for validation"
         notes.append(f"The data set {why}, so {len(objective)} of its training rows are held out.")
+        classes = [each for each in _drawn_classes(stored["train"], asked.columns) if each]
+        notes += told_single(classes, f"The column {asked.columns.label!r}")
     others = (asked.splits["objective"], asked.splits["validation"])
     if "test" not in found and "test" in stored and "test" not in others:
         found["test"] = SplitRows(stored["test"], asked.source)
@@ -223,12 +225,30 @@ def _asked_for(source: str, name: str, stored: dict[str, Any], asked: DataReques
 
 
 def _hold_out(table: Any, asked: DataRequest) -> tuple[Any, Any]:  # noqa: ANN401 (whatever is handed in)
-    total = len(table)
-    number = min(max(round(asked.held_out * total), 1), total - 1)
-    if number < 1:
-        raise DataError(f"{asked.source} has {total} rows, too few to hold any out. Give more.")
-    order = torch.randperm(total, generator=generator(asked.seed, "held-out rows")).tolist()
-    return table.select(sorted(order[number:])), table.select(sorted(order[:number]))
+    total, classes = len(table), _drawn_classes(table, asked.columns)
+    kept, held = held_out_places(total, asked.held_out, asked.seed, classes)
+    if not held:
+        raise DataError(
+            f"{asked.source} has {total} rows, too few to hold any out and keep one of every class "
+            "to train on. Give more."
+        )
+    return table.select(kept), table.select(held)
+
+
+def _drawn_classes(table: Any, columns: ColumnRoles) -> list[str | None]:  # noqa: ANN401 (whatever is handed in)
+    """Return the class of each row, None if it has none; nothing if the labels are no classes."""
+    label, first = columns.label, columns.inputs[0]
+    if (
+        label is None
+        or label not in table.column_names
+        or first not in table.column_names
+        or are_texts(table, first)
+    ):
+        return []
+    values = plain(table, label)
+    if not are_pictures(table, first) and guessed(values, label) is not Target.CLASS:
+        return []
+    return [None if is_empty(value) else class_name(value) for value in values]
 
 
 def _check_columns(splits: dict[str, SplitRows], asked: DataRequest) -> None:
@@ -254,6 +274,11 @@ def _check_columns(splits: dict[str, SplitRows], asked: DataRequest) -> None:
 def are_pictures(table: Any, name: str) -> bool:  # noqa: ANN401 (whatever is handed in)
     """Say whether a column has pictures."""
     return type(table.features[name]).__name__ == "Image"
+
+
+def are_texts(table: Any, name: str) -> bool:  # noqa: ANN401 (whatever is handed in)
+    """Say whether a column has texts."""
+    return getattr(table.features[name], "dtype", None) in ("string", "large_string")
 
 
 def _filled(rows: SplitRows, asked: DataRequest, split: str, left: list[str]) -> Any:  # noqa: ANN401 (whatever is handed in)

@@ -101,8 +101,7 @@ def fitted(name: str, values: Sequence[Any]) -> Column:
         strange = known[int(np.flatnonzero(~np.isfinite(numbers))[0])]
         raise DataError(f"The column {name!r} holds {_no_number(strange)}")
     _tell_of_digits(name, known)
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean, spread = float(numbers.mean()), float(numbers.std()) or 1.0
+    mean, spread = centre(numbers)
     if not (math.isfinite(mean) and math.isfinite(spread)):
         raise DataError(
             f"The column {name!r} holds numbers as large as {np.abs(numbers).max():.3g}, whose "
@@ -110,6 +109,18 @@ def fitted(name: str, values: Sequence[Any]) -> Column:
         )
     is_day = all(type(value) is datetime.date for value in known)
     return Column(name, (), mean, spread, len(known) < len(values), is_day)
+
+
+def centre(numbers: np.ndarray) -> tuple[float, float]:
+    """Return the mean of numbers and their spread, which is 1 where all are the same.
+
+    The mean of equal numbers is rounded, so that their deviation is a last digit and not 0. In
+    units of that, another number in a held-out row would be 1e15.
+    """
+    if numbers.min() == numbers.max():
+        return float(numbers[0]), 1.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(numbers.mean()), float(numbers.std()) or 1.0
 
 
 def _tell_of_digits(name: str, known: Sequence[Any]) -> None:

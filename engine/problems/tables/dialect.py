@@ -12,6 +12,9 @@ SEPARATORS = (",", ";", "\t", "|")
 _NUMBER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+)(?:,\d+)?(?:[eE][+-]?\d+)?")
 """A number with a decimal comma, and with points between its thousands or without."""
 
+_WHOLE = re.compile(r"\s*[+-]?[0-9]{1,400}\s*")
+"""A whole number, of no more digits than the largest number to compute with has."""
+
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+")
 """A number that is a fraction where points are decimal, and whole where they part thousands."""
 
@@ -134,6 +137,19 @@ def decimal_commas(
                 "with decimal points, or without points between thousands."
             )
     return found
+
+
+def whole_numbers(columns: dict[str, list[str]]) -> dict[str, list[int | None]]:
+    """Return the columns whose cells are whole numbers or empty, to the last digit.
+
+    Args:
+        columns: Cells as they are written.
+    """
+    return {
+        name: [int(cell) if cell else None for cell in cells]
+        for name, cells in columns.items()
+        if all(not cell or _WHOLE.fullmatch(cell) for cell in cells)
+    }
 
 
 def _has_commas(cells: Sequence[Any]) -> bool:

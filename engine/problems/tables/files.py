@@ -1,6 +1,8 @@
 """Tables in files of CSV, Parquet and npz, as columns of Python values."""
 
+import math
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,6 +18,7 @@ from engine.problems.tables.dialect import (
     decimal_commas,
     found_separator,
     refuse_json,
+    whole_numbers,
     without_said,
 )
 from engine.storage.content import BOMB_BYTES, BOMB_RATIO, decoded, unpacked
@@ -25,6 +28,9 @@ _FINE = ("ns", "ps", "fs", "as")
 
 _MOST_AT_ONCE = 2**31 - 1
 """Most bytes of a block of pyarrow's."""
+
+_HUGE = 2.0**53
+"""Beyond it, whole numbers have more digits than a float holds."""
 
 _COLUMN = 2**13
 """Bytes that pyarrow takes for a column of CSV, whatever is in it."""
@@ -58,10 +64,10 @@ def read_table(
         )
     try:
         if content[:4] == b"PK\x03\x04":
-            return _arrays(content, what)
+            return _named(_arrays(content, what), what)
         arrow = _arrow(what)
         if content[:4] == b"PAR1":
-            return parquet_columns(content, what)
+            return _named(parquet_columns(content, what), what)
         return _csv(decoded(content, what), arrow, what, texts)
     except (DataError, ConfigurationError):
         raise
@@ -71,6 +77,18 @@ def read_table(
             f"{str(error).splitlines()[0] if str(error) else 'no reason given'}). Repair the file, "
             "or save it in one of these formats."
         ) from error
+
+
+def column_name(name: str) -> str:
+    """Return the name of a column in the one form of Unicode in which it is looked up."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _named(columns: dict[str, list[Any]], what: str) -> dict[str, list[Any]]:
+    """Return columns by their names in one form of Unicode; two that look the same are refused."""
+    names = [column_name(name) for name in columns]
+    refuse_twice(names, what)
+    return dict(zip(names, columns.values(), strict=True))
 
 
 def _csv(text: str, arrow: Any, what: str, texts: bool | Collection[str]) -> dict[str, list[Any]]:  # noqa: ANN401 (a module)
@@ -96,7 +114,7 @@ def _csv(text: str, arrow: Any, what: str, texts: bool | Collection[str]) -> dic
         )
 
     table = read()
-    names = [name.strip() for name in table.column_names]
+    names = [column_name(name.strip()) for name in table.column_names]
     refuse_twice(names, what)
     found = dict(zip(names, table.to_pydict().values(), strict=True))
     written = dict(zip(names, table.column_names, strict=True))
@@ -108,10 +126,18 @@ def _csv(text: str, arrow: Any, what: str, texts: bool | Collection[str]) -> dic
 
     if asked:
         found |= as_written(asked)
+    rounded = [name for name, cells in found.items() if name not in asked and _are_huge(cells)]
+    if rounded:
+        found |= whole_numbers(as_written(rounded))
     if separator != "," and texts is not True:
         open_ = {name: column for name, column in found.items() if name not in asked}
         found |= decimal_commas(open_, as_written, what)
     return found
+
+
+def _are_huge(cells: Sequence[Any]) -> bool:
+    """Say whether numbers may be whole ones that pyarrow has rounded, as it does beyond 2**63."""
+    return any(isinstance(cell, float) and _HUGE <= abs(cell) < math.inf for cell in cells)
 
 
 def _check_width(text: str, separator: str, what: str) -> None:

@@ -1,6 +1,8 @@
 """Labels of a table: classes, or numbers in units of their spread."""
 
+import math
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from engine.errors import DataError
 from engine.problems.tables.alike import refuse_alike
-from engine.problems.tables.cells import is_missing, number
+from engine.problems.tables.cells import centre, is_missing, number
 from engine.recipes.arguments.data import Target
 from engine.secret_urls import beginning
 
@@ -19,7 +21,8 @@ _MOST_CLASSES = 20
 
 def class_name(value: Any) -> str:  # noqa: ANN401 (a cell)
     """Return the name of a class: a whole number is named alike whatever the file's format."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    is_finite = isinstance(value, float | Decimal) and math.isfinite(value)
+    return str(int(value)) if is_finite and value.as_integer_ratio()[1] == 1 else str(value)
 
 
 def labels(
@@ -36,7 +39,7 @@ def labels(
         refuse_classes(classes, name)
         return classes, (0.0, 1.0)
     numbers = _numbers(values, name, "")
-    return (), (float(numbers.mean()), float(numbers.std()) or 1.0)
+    return (), centre(numbers)
 
 
 def refuse_classes(classes: Sequence[str], name: str) -> None:

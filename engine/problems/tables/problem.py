@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from engine.errors import DataError
 from engine.models.losses import per_example_cross_entropy
-from engine.numerics.determinism import generator
 from engine.problems.base import Problem
+from engine.problems.data.held_out import held_out_places, told_single
 from engine.problems.data.splits import Examples
 from engine.problems.scores import class_scores
 from engine.problems.tables.alike import told_alike
 from engine.problems.tables.cells import Column, are_marked, fitted, is_missing, number
-from engine.problems.tables.files import read_table
+from engine.problems.tables.files import column_name, read_table
 from engine.problems.tables.groups import check_groups, groups_of
 from engine.problems.tables.labels import class_name, guessed, labels, targets
 from engine.problems.user_models import model_maker
@@ -30,6 +30,9 @@ _SHOWN = 5
 
 _INDEX = re.compile(r"__index_level_\d+__")
 """How pandas calls the columns of Parquet that hold a table's index."""
+
+_NAMELESS = re.compile(r"(Unnamed: \d+)?")
+"""How columns without a name are called, before and after pandas has read them."""
 
 
 class TableColumns(NamedTuple):
@@ -49,6 +52,15 @@ class TableColumns(NamedTuple):
 
     groups: tuple[str, ...] = ()
     """What says of which group a row is, for mixtures."""
+
+    def looked_up(self) -> "TableColumns":
+        """Return the same with all names in the form in which those of files are read."""
+        return self._replace(
+            label=column_name(self.label),
+            features=tuple(map(column_name, self.features)),
+            names=self.names and column_name(self.names),
+            groups=tuple(map(column_name, self.groups)),
+        )
 
 
 def table_problem(
@@ -77,6 +89,7 @@ def table_problem(
         DataError: If a file or a column cannot be used; says which.
     """
     assert urls["train"] is not None  # an argument of the problem
+    wanted = wanted.looked_up()
     label, features, names, _, groups = wanted
     _check_features(label, features)
     check_groups(groups, label)
@@ -90,16 +103,32 @@ def table_problem(
     for name, url in urls.items():
         if name != "train" and url is not None:
             tables[name] = read_table(url, name, texts=called | words)
+    said: list[str] = []
     if "objective" not in tables:
-        tables["train"], tables["objective"] = _hold_out(train, held_out, seed)
+        _check_columns(tables, [label], urls)
+        classes = _drawn_classes(tables, wanted)
+        tables["train"], tables["objective"] = _hold_out(train, held_out, seed, classes)
+        said = told_single(classes, f"The label {label!r}")
     read = features or tuple(name for name in train if name not in groups)
     _check_columns({"train": tables["train"]}, [*groups], urls)  # no other split has to have them
     _check_columns(tables, [label, *read, *([names] if names else [])], urls)
-    notes = tuple(
-        f"The column {name!r} counts the rows, as pandas writes its index, and is not read."
-        for name in index
-    )
-    return rows_problem(tables, wanted, model, notes)
+    notes = [
+        f"The column {name!r} has no cells, and is not read."
+        if all(map(is_missing, column))
+        else f"The column {name!r} counts the rows, as pandas writes its index, and is not read."
+        for name, column in index.items()
+    ]
+    return rows_problem(tables, wanted, model, (*notes, *said))
+
+
+def _drawn_classes(tables: dict[str, dict[str, list[Any]]], wanted: TableColumns) -> list[str]:
+    """Return the class of each training row; none if the label is a number."""
+    target = wanted.target
+    if target is Target.AUTO:
+        known = [value for rows in tables.values() for value in rows[wanted.label]]
+        target = guessed(known, wanted.label)
+    values = tables["train"][wanted.label] if target is Target.CLASS else []
+    return [class_name(value) for value in values]
 
 
 def _and(what: str, *names: str | None) -> str:
@@ -231,14 +260,25 @@ def _numbers_among_words(columns: Sequence[Column]) -> list[str]:
 
 
 def _index(train: dict[str, list[Any]], wanted: TableColumns) -> list[str]:
-    """Return the columns that pandas has written to number the rows, which say nothing of them."""
+    """Return the columns that pandas or R has written to number the rows, and those of no cells.
+
+    Both write them without a name; a table that was read and written again has ``Unnamed: 0``. Its
+    rows may have been drawn or shuffled.
+    """
     asked = (wanted.label, wanted.names, *wanted.groups)
-    rows = list(range(len(next(iter(train.values()), []))))
     return [
         name
         for name, column in train.items()
-        if name not in asked and (_INDEX.fullmatch(name) or (not name and column == rows))
+        if name not in asked
+        and (_INDEX.fullmatch(name) or (_NAMELESS.fullmatch(name) and _counts(column)))
     ]
+
+
+def _counts(column: Sequence[Any]) -> bool:
+    """Say whether cells are numbers of rows, each another one, or are all empty."""
+    if all(map(is_missing, column)):
+        return True
+    return all(type(cell) is int for cell in column) and len(set(column)) == len(column)
 
 
 def _are_words(column: Sequence[Any]) -> bool:
@@ -302,14 +342,15 @@ def _error(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def _hold_out(
-    rows: dict[str, list[Any]], share: float, seed: int
+    rows: dict[str, list[Any]], share: float, seed: int, classes: Sequence[str]
 ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
     total = len(next(iter(rows.values()), []))
-    number = min(max(round(share * total), 1), total - 1)
-    if number < 1:
-        raise DataError(f"The table has {total} rows, too few to hold any out. Give more rows.")
-    order = torch.randperm(total, generator=generator(seed, "held-out rows")).tolist()
-    parts = sorted(order[number:]), sorted(order[:number])
+    parts = held_out_places(total, share, seed, classes)
+    if not parts[1]:
+        raise DataError(
+            f"The table has {total} rows, too few to hold any out and keep one of every class to "
+            "train on. Give more rows."
+        )
     kept, held = (
         {name: [c[place] for place in part] for name, c in rows.items()} for part in parts
     )

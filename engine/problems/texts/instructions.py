@@ -44,6 +44,10 @@ _NOT_LEARNED = (
 """Who says what is read and not learned. Messages of others are, too, and that is told."""
 
 
+_CALLS = ("tool_calls", "function_call")
+"""Fields of a message that may stand in the place of its text."""
+
+
 class Unlearned(NamedTuple):
     """What of the files is no part of what is learned."""
 
@@ -219,8 +223,13 @@ def _passages(
             unlearned.rows.append(place.place)
     if not found:
         raise DataError(
-            f"{url} has {len(unlearned.rows)} rows, and none with a prompt and a response, so "
-            "there is nothing to learn from it. Point at a file with some."
+            " ".join(
+                (
+                    f"{url} has {len(unlearned.rows)} rows, and none with a prompt and a response, "
+                    "so there is nothing to learn from it.",
+                    *(_role_notes(unlearned.roles) or ["Point at a file with some."]),
+                )
+            )
         )
     if lost:
         raise DataError(
@@ -288,10 +297,10 @@ def _unread(row: dict[str, Any]) -> list[str]:
     return [*found, *sorted(inside)]
 
 
-def _unknown(row: dict[str, Any]) -> set[str]:
+def _unknown(row: dict[str, Any]) -> list[str]:
     """Return the speakers of a dialogue whose messages nobody knows to be answers or not."""
     roles = {str(each.get("role", each.get("from"))) for each in _messages(row)}
-    return {role for role in roles if role not in (*_ANSWERS, *_NOT_LEARNED)}
+    return sorted(roles.difference(_ANSWERS, _NOT_LEARNED))
 
 
 def _messages(row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -304,14 +313,17 @@ def _is_weight(name: str, value: Any) -> bool:  # noqa: ANN401 (a JSON value)
     return name == "weight" and value in (0, 1)
 
 
-def _content(value: Any) -> Any:  # noqa: ANN401 (a JSON value)
-    """Return the text of a message: as it is, or in parts that are all texts."""
-    known = isinstance(value, list) and bool(value)
-    if known and all(
-        isinstance(each, dict) and isinstance(each.get("text"), str) for each in value
-    ):
-        return "".join(each["text"] for each in value)
-    return value
+def _content(message: dict[str, Any]) -> Any:  # noqa: ANN401 (a JSON value)
+    """Return the text of a message: as it is, or in parts that are all texts.
+
+    A message that calls a tool may say nothing besides.
+    """
+    value: Any = message.get("content", message.get("value"))
+    if value is None and any(message.get(name) for name in _CALLS):
+        return ""
+    parts: list[Any] = value if isinstance(value, list) else []
+    known = all(isinstance(each, dict) and isinstance(each.get("text"), str) for each in parts)
+    return "".join(each["text"] for each in parts) if parts and known else value
 
 
 def _of_dialogue(dialogue: Any, place: str, responses: Responses) -> tuple[str, ...]:  # noqa: ANN401 (whatever is handed in)
@@ -322,8 +334,7 @@ def _of_dialogue(dialogue: Any, place: str, responses: Responses) -> tuple[str, 
     """
     known = isinstance(dialogue, list) and all(isinstance(each, dict) for each in dialogue)
     turns = [
-        (each.get("role", each.get("from")), _content(each.get("content", each.get("value"))))
-        for each in (dialogue if known else [])
+        (each.get("role", each.get("from")), _content(each)) for each in (dialogue if known else [])
     ]
     if not known or any(not isinstance(part, str) for turn in turns for part in turn):
         raise DataError(

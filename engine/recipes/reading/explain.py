@@ -1,7 +1,7 @@
 """Sentences for settings that were refused: which one, its value, why, and what would be right."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -29,8 +29,7 @@ def _explain(model: type[BaseModel], error: ErrorDetails, inside: str) -> str:
     *parents, last = [str(part) for part in error["loc"]] or [""]
     group: Any = model
     for parent in parents:
-        found = getattr(group, "model_fields", {}).get(parent)
-        group = found.annotation if found is not None else None
+        group = _inside(group, parent)
     fields: dict[str, Any] = getattr(group, "model_fields", {})
     key = ".".join(part for part in (inside, *parents, last) if part)
     cause = error.get("ctx", {}).get("error")
@@ -57,6 +56,14 @@ def _explain(model: type[BaseModel], error: ErrorDetails, inside: str) -> str:
     described = fields[last].description if last in fields else None
     remedy = f" {key} means: {' '.join(described.split())}" if described else ""
     return f"  {key} is {without_secrets(error['input'])!r}: {said_of(error)}{remedy}"
+
+
+def _inside(group: Any, name: str) -> Any:  # noqa: ANN401 (a type, or what is none)
+    """Return the type of a setting of a group, or of a part of a list."""
+    if name.isdecimal():
+        return next(iter(get_args(group)), None)
+    found = getattr(group, "model_fields", {}).get(name)
+    return found.annotation if found is not None else None
 
 
 def said_of(error: ErrorDetails) -> str:

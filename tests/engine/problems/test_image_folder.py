@@ -149,7 +149,7 @@ def test_accents_of_macos_are_those_of_linux(tmp_path):
     problem = image_folder(str(train), objective=str(held))
 
     assert problem.objective.labels.bincount().tolist() == [6, 6]
-    with pytest.raises(DataError, match="look the same and are written in two forms"):
+    with pytest.raises(DataError, match="look the same, by a space at an end"):
         image_folder(str(put(tmp_path / "both", (composed, apart))))
 
 
@@ -212,3 +212,34 @@ def test_the_same_subfolders_in_every_class_are_told(tmp_path):
 
     assert "in the same subfolders (a, b), which are not told apart" in told
     assert not image_folder(str(tmp_path / "others")).notes
+
+
+def test_only_picture_of_a_class_is_trained_on_and_told(tmp_path):
+    """One class of a single picture made a folder of thousands useless."""
+    folder = put(tmp_path)
+    put(folder, ("c",), number=1)
+
+    problem = image_folder(str(folder))
+
+    assert taken(problem) == 13
+    assert problem.train.labels.bincount().tolist()[2] == 1
+    assert 2 not in problem.objective.labels
+    assert problem.notes == (
+        f"The folder {folder} has 1 classes of one example each, which is trained on and not held "
+        "out: c.",
+    )
+
+
+def test_classes_of_one_picture_each_leave_none_to_hold_out(tmp_path):
+    """There is nothing to judge by."""
+    with pytest.raises(DataError, match="Every class of .* has one picture"):
+        image_folder(str(put(tmp_path, number=1)))
+
+
+@pytest.mark.parametrize("other", ["a ", "a\u200b", "\u00e9"])
+def test_classes_that_look_the_same_are_refused(other, tmp_path):
+    """A space at an end made a class of its own."""
+    first = "e\u0301" if other == "\u00e9" else "a"
+
+    with pytest.raises(DataError, match="look the same, by a space at an end"):
+        image_folder(str(put(tmp_path, (first, other, "b"))))

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 import engine
 from engine.errors import ConfigurationError
 from engine.problems.built import build_problem
+from engine.problems.shipped import table
 from engine.recipes.code.user_code import load_module
 from engine.recipes.files import load_recipe
 from tests.helpers.data.own_problem import write_problem
@@ -108,3 +109,20 @@ def test_output_is_the_mean_loss_or_the_problems_own():
 
     assert float(plain.phi(model)) == pytest.approx(float(plain.loss(model, plain.train).mean()))
     assert small(output=own).phi is own
+
+
+def test_ready_problem_runs_in_a_notebook(tmp_path):
+    """Its examples are of a class of the engine's, which no routine could read."""
+    pytest.importorskip("pyarrow", reason="tables need the extra parquet")
+    rows = "".join(f"{n},{(7 * n) % 5},{'ab'[n % 2]}\n" for n in range(40))
+    (tmp_path / "rows.csv").write_text(f"x,z,y\n{rows}")
+    problem = table(str(tmp_path / "rows.csv"), label="y")
+    weights = {"weights": engine.ExampleWeights(torch.ones(len(problem.train)))}
+    how = {"num_steps": 4, "batch_size": 8, "learning_rate": 0.1, "optimizer": engine.sgd()}
+
+    routine = problem.routine(weights, **how)
+
+    along = {"weights": torch.randn(len(problem.train), generator=torch.Generator().manual_seed(1))}
+    found = engine.metagradient(routine, problem.phi)["weights"] @ along["weights"]
+    expected = engine.central_difference(routine, problem.phi, along)
+    assert float(found) == pytest.approx(float(expected), rel=0.02)

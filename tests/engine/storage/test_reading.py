@@ -233,3 +233,29 @@ def test_relative_path_says_where_it_is_looked_for(tmp_path, monkeypatch):
         read_data("The table x", "rows.csv", "Correct it.")
     with pytest.raises(DataError, match=r"Correct it\.$"):
         read_data("The table x", f"{tmp_path}/rows.csv", "Correct it.")
+
+
+POINTERS = {
+    "git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+    "git annex get": b"/annex/objects/SHA256E-s3--98ea.txt\n",
+}
+
+
+@pytest.mark.parametrize("command", POINTERS)
+@pytest.mark.parametrize("place", ["{}/rows.txt", "memory://pointer/rows.txt"])
+def test_pointer_is_not_the_file_that_it_stands_for(command, place, tmp_path):
+    """Its three lines were learned as text."""
+    url = place.format(tmp_path)
+    with fsspec.open(url, "wb") as file:
+        file.write(POINTERS[command])
+
+    with pytest.raises(DataError, match=command):
+        read_data("The text", url, "Correct the path.")
+
+
+def test_text_about_pointers_is_a_text(tmp_path):
+    """What is longer than a pointer is none, and neither is what only speaks of one."""
+    for content in (POINTERS["git lfs pull"] * 40, b"A " + POINTERS["git lfs pull"]):
+        (tmp_path / "text").write_bytes(content)
+
+        assert read_data("The text", str(tmp_path / "text"), "Correct the path.") == content

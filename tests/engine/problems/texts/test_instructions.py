@@ -288,3 +288,38 @@ def test_answers_that_lose_their_end_are_counted(tmp_path):
 
     assert sum("5 of 12 answers do not end within arguments.max_tokens=40" in n for n in told) == 1
     assert not any("do not end" in note for note in silent)
+
+
+@pytest.mark.parametrize("call", ["tool_calls", "function_call"])
+@pytest.mark.parametrize("said", [{}, {"content": None}])
+def test_message_that_calls_a_tool_may_say_nothing(call, said, tmp_path):
+    """As servers of chats write it; a single such row made the whole file unreadable."""
+    chat = [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", **said, call: [{"name": "add"}]},
+        {"role": "tool", "content": "4"},
+        {"role": "assistant", "content": "four"},
+    ]
+    rows = lines(tmp_path / "rows.jsonl", [{"messages": chat}, *asked(4)])
+    held = lines(tmp_path / "held.jsonl", asked(12)[4:])
+
+    found = built(rows, objective=str(held))
+
+    assert found.data.show(0) == "user: 2 + 2?\nassistant: \ntool: 4\nfour"
+    assert f"messages.{call} (1 rows)" in " ".join(found.notes)
+
+
+def test_message_without_a_text_and_a_call_is_refused(tmp_path):
+    """Nobody knows what was meant."""
+    chat = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": None}]
+
+    with pytest.raises(EngineError, match="no list of objects with role and content"):
+        built(lines(tmp_path / "rows.jsonl", [{"messages": chat}]))
+
+
+def test_speakers_that_nobody_knows_are_named_where_nothing_is_left(tmp_path):
+    """It said that no row has a response, and not why."""
+    chat = [{"role": "User", "content": "2 + 2?"}, {"role": "Assistant", "content": "4"}]
+
+    with pytest.raises(EngineError, match=r"Messages of Assistant .*, User .* Rename the role"):
+        built(lines(tmp_path / "rows.jsonl", [{"messages": chat}] * 4))
