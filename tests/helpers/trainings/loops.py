@@ -60,7 +60,7 @@ class Loop:
                 ((weights[part] * losses).sum() / len(batch)).backward()
             self.before(model, step)
             with ExitStack() as stack:
-                # torch's Muon iterates, in place, in bfloat16; the same formula in the run's format.
+                # torch's Muon iterates in place and in bfloat16; here in the format of the run.
                 stack.enter_context(mock.patch.object(Tensor, "bfloat16", Tensor.clone))
                 for each in optimizers:
                     each.step()
