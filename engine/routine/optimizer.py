@@ -48,6 +48,8 @@ class Optimizer:
         fit: Optional; maps the layout of the parameters and their device to the optimizer for
             them, where it has to know names or shapes. Its ``hyperparameters`` are this one's.
         evaluated: Name of the vector at which the trained model is evaluated.
+        rate_factors: Factors on the learning rate that groups of parameters have; None where that
+            is not known, as of an optimizer of your own.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Optimizer:
     recover: Recover | None = None
     fit: "Callable[[Layout, torch.device], Optimizer] | None" = None
     evaluated: str = "params"
+    rate_factors: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "update", leaving_out(self.update))
@@ -199,7 +202,7 @@ def parted(
         ).optimizer(name, hyper)
 
     init, update = unfitted(name)
-    return Optimizer(name, hyper, init, update, fit=fit)
+    return Optimizer(name, hyper, init, update, fit=fit, rate_factors=rest.rate_factors)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,10 @@ def with_options(optimizer: Optimizer, **options: Unpack[OptimizerOptions]) -> O
             f"The optimizer {optimizer.name} has no option {name!r}, which would be left out "
             f"without a word. {meant}See help() of its function, e.g. help(engine.sgd)."
         )
-    grouped = _grouped(optimizer, groups_from(options.get("groups", ())))
+    groups = groups_from(options.get("groups", ()))
+    within = (1.0, *(optimizer.rate_factors or ()))
+    factors = {own * inner for own in (1.0, *(group.rate for group in groups)) for inner in within}
+    grouped = replace(_grouped(optimizer, groups), rate_factors=tuple(sorted(factors)))
     return _clipped(grouped, options.get("clip_norm"), options.get("clip_value"))
 
 

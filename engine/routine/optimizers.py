@@ -41,7 +41,8 @@ def sgd(
     p <- p - learning_rate * (g' + momentum * b if nesterov else b)
 
     Args:
-        momentum: Decay of the velocity b, in [0, 1); 0 keeps no velocity.
+        momentum: Decay of the velocity b, in [0, 1); 0 keeps no velocity. Where a list has 0, that
+            step moves by g' alone and leaves b as it was, as torch does.
         nesterov: Look ahead along the velocity.
         weight_decay: Coefficient of the L2 penalty.
         **options: groups, clip_norm, clip_value.
@@ -49,6 +50,7 @@ def sgd(
     keeps = _any(momentum) or any(
         group.momentum for group in groups_from(options.get("groups", ()))
     )
+    pauses = keeps and _pauses(momentum)
 
     def init(params: Tensor) -> State:
         return {"momentum": torch.zeros_like(params)} if keeps else {}
@@ -62,6 +64,8 @@ def sgd(
             return {"params": _plus(params, gradient, -hyper["learning_rate"])}
         velocity = _plus(gradient, state["momentum"], hyper["momentum"])
         direction = _plus(gradient, velocity, hyper["momentum"]) if nesterov else velocity
+        if pauses:
+            velocity = _unless_paused(state["momentum"], velocity, hyper["momentum"])
         return {"params": _plus(params, direction, -hyper["learning_rate"]), "momentum": velocity}
 
     hyper = {"momentum": momentum, "weight_decay": weight_decay}
@@ -199,7 +203,8 @@ def rmsprop(
 
     Args:
         alpha: Decay of the second moment v.
-        momentum: Decay of the velocity b, in [0, 1); 0 keeps no velocity.
+        momentum: Decay of the velocity b, in [0, 1); 0 keeps no velocity, and in a list leaves it
+            for a step, as in ``sgd``.
         centered: Divide by the standard deviation.
         eps: Added outside the square root.
         eps_root: Added inside it; see ``adam``.
@@ -209,7 +214,7 @@ def rmsprop(
     keeps = _any(momentum) or any(
         group.momentum for group in groups_from(options.get("groups", ()))
     )
-    bare = eps_root == 0
+    pauses, bare = keeps and _pauses(momentum), eps_root == 0
     names = ["square_avg", *(["grad_avg"] if centered else []), *(["momentum"] if keeps else [])]
 
     def init(params: Tensor) -> State:
@@ -231,6 +236,8 @@ def rmsprop(
         if keeps:
             direction = _plus(direction, state["momentum"], hyper["momentum"])
             following["momentum"] = direction
+        if pauses:
+            following["momentum"] = _unless_paused(state["momentum"], direction, hyper["momentum"])
         return {"params": _plus(params, direction, -hyper["learning_rate"]), **following}
 
     hyper = {
@@ -315,6 +322,18 @@ def _any(number: Number) -> bool:
             "list with one for each step."
         )
     return any(number)
+
+
+def _pauses(momentum: Number) -> bool:
+    """Say whether a momentum is 0 at some of the steps only."""
+    return isinstance(momentum, Sequence) and any(number == 0 for number in momentum)
+
+
+def _unless_paused(before: Tensor, after: Tensor, momentum: float | Tensor) -> Tensor:
+    """Return the velocity after a step, which torch does not touch where the momentum is 0."""
+    if isinstance(momentum, Tensor):
+        return torch.where(momentum == 0, before, after)
+    return before if momentum == 0 else after
 
 
 def _sgd(settings: OptimizerSettings) -> Optimizer:

@@ -106,11 +106,13 @@ def rates_alone(scheduler: LRScheduler, num_steps: int, optimizer: Optimizer | N
             has to be one number for each step there.
 
     Raises:
-        ConfigurationError: If the scheduler moves something that the optimizer holds still.
+        ConfigurationError: If the scheduler moves something that the optimizer holds still, or has
+            groups of parameters with rates that the optimizer has not.
     """
+    stepped = _stepped(scheduler, num_steps)
+    _refuse_lost_groups(stepped, optimizer)
     seen = [
-        [{n: v for n, v in group.items() if n in _CYCLED} for group in groups]
-        for groups in _stepped(scheduler, num_steps)
+        [{n: v for n, v in group.items() if n in _CYCLED} for group in groups] for groups in stepped
     ]
     hyper = {} if optimizer is None else optimizer.hyperparameters
     for place, first in enumerate(seen[0] if seen else ()):
@@ -126,6 +128,24 @@ def rates_alone(scheduler: LRScheduler, num_steps: int, optimizer: Optimizer | N
                 "cycle_momentum=False, which is another training than the script's."
             )
     return rates(scheduler, num_steps)
+
+
+def _refuse_lost_groups(stepped: list[list[dict[str, Any]]], optimizer: Optimizer | None) -> None:
+    """Refuse an optimizer of the run that has one rate where the scheduler's has several."""
+    if optimizer is None or optimizer.rate_factors is None:
+        return
+    for first, *others in stepped:
+        for place, group in enumerate(others, 1):
+            factor = group["lr"] / first["lr"] if first["lr"] else 1.0
+            if any(math.isclose(factor, each, rel_tol=1e-6) for each in optimizer.rate_factors):
+                continue
+            raise ConfigurationError(
+                f"Group {place} of the scheduler's optimizer has {factor:g} times the rate of "
+                f"group 0, but the run's optimizer, {optimizer.name}, has no group with that "
+                "factor, so all parameters would be trained at the rate of group 0. Give it the "
+                "groups: "
+                f"groups=[{{'names': ..., 'rate': {factor:g}}}]."
+            )
 
 
 _CYCLED = {"momentum": "momentum", "betas": "beta1"}

@@ -180,7 +180,7 @@ def attempts(store):
 
 def shown(report, data, path):
     """Return how many examples a report names, and how many pictures it has."""
-    page = html.unescape(report.read_text())
+    page = html.unescape(report.read_text().replace("<wbr>", ""))  # where a name may be broken
     words = " ".join(re.sub(r"<[^>]*>", " ", page).split())
     names = sum(name in words for name in own_data.NAMES[data](path))
     return names, len(re.findall(r"<img [^>]*data:image/png", page))

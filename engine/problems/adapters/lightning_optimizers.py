@@ -100,10 +100,12 @@ def _one_of_each(given: Any) -> tuple[Any, Any]:  # noqa: ANN401 (of a library)
     optimizers = list(given) if isinstance(given, tuple | list) else [given]
     schedulers = list(schedulers) if isinstance(schedulers, tuple | list) else [schedulers]
     if len(optimizers) != 1 or len(schedulers) > 1 or isinstance(optimizers[0], dict):
+        remedy = "Give all parameters to one optimizer, in groups."
+        if len(optimizers) == 1:
+            remedy = "Make one of them, by the step (torch's ChainedScheduler, or a LambdaLR)."
         raise ConfigurationError(
             f"configure_optimizers returns {len(optimizers)} optimizers and {len(schedulers)} "
-            "schedulers, but a run has one of each. Give all parameters to one optimizer, in "
-            "groups."
+            f"schedulers, but a run has one of each. {remedy}"
         )
     if optimizers[0] is None:
         raise ConfigurationError("configure_optimizers returns no optimizer. Return one.")
@@ -115,7 +117,7 @@ class RatesOfSteps:
     """Maps T to the learning rate of each step."""
 
     configured: tuple[Any, Any]
-    a_pass: int
+    length: TrainingLength
     optimizer: Optimizer
 
     def __call__(self, num_steps: int) -> Any:  # noqa: ANN401 (a number, or one for each step)
@@ -125,17 +127,23 @@ class RatesOfSteps:
         scheduler = settings["scheduler"]
         if scheduler is None:
             return rate_of(next(group for group in optimizer.param_groups if group["params"]))
-        frequency = settings.get("frequency", 1)
-        if frequency != 1:
-            raise ConfigurationError(
-                f"The scheduler {type(scheduler).__name__} has frequency {frequency}, but only 1 "
-                "is supported. Use frequency=1 and a scheduler that keeps its rate in between."
-            )
-        if settings.get("interval", "epoch") == "step":
-            return rates_alone(scheduler, num_steps, self.optimizer)
-        passes = math.ceil(num_steps / self.a_pass)
-        of_passes = rates_alone(scheduler, passes, self.optimizer)
-        return [of_passes[step // self.a_pass] for step in range(num_steps)]
+        by_step = settings.get("interval", "epoch") == "step"
+        frequency, place = settings.get("frequency", 1), [0]
+        for step in range(num_steps - 1):
+            place.append(place[-1] + self._is_moved_after(step, by_step, frequency))
+        found = rates_alone(scheduler, place[-1] + 1, self.optimizer)
+        return [found[each] for each in place]
+
+    def _is_moved_after(self, step: int, by_step: bool, frequency: int) -> bool:
+        """Say whether Lightning moves the scheduler after a step.
+
+        Where it is moved by steps, the frequency counts the batches of the pass, not the steps.
+        """
+        passes, place = divmod(step, self.length.a_pass)
+        seen = min((place + 1) * self.length.accumulated, self.length.batches)
+        if by_step:
+            return seen % frequency == 0
+        return seen == self.length.batches and (passes + 1) % frequency == 0
 
 
 def clipping(trainer: Any) -> dict[str, float]:  # noqa: ANN401 (of a library)

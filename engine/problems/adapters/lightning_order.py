@@ -37,9 +37,14 @@ def loaders_of(data: Any) -> tuple[Any, Any]:  # noqa: ANN401 (whatever was hand
     for what, given in zip(("training", "held-out"), data, strict=True):
         one = given[0] if isinstance(given, tuple | list) and len(given) == 1 else given
         if not isinstance(one, DataLoader) or one.batch_size is None:
+            found_is = (
+                "has a batch_sampler of its own"
+                if isinstance(one, DataLoader)
+                else f"is a {type(one).__name__}"
+            )
             raise ConfigurationError(
-                f"The loader of the {what} examples is a {type(one).__name__}, or has no "
-                "batch_size. Use one torch DataLoader with a dataset by index and a batch_size."
+                f"The loader of the {what} examples {found_is}. Use one torch DataLoader with a "
+                "dataset by index, a batch_size, and a sampler of examples if it needs one."
             )
         found.append(one)
     return found[0], found[1]

@@ -101,7 +101,7 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
         "train": train,
         "objective": held_out,
         "optimizer": made,
-        "learning_rate": RatesOfSteps(configured, length.a_pass, made),
+        "learning_rate": RatesOfSteps(configured, length, made),
         "order": order,
         "chunk": length.batch_size,
     }

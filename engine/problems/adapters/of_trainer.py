@@ -36,7 +36,7 @@ from engine.problems.adapters.trainer_losses import (
 from engine.problems.adapters.trainer_order import Loop, order_of
 from engine.problems.adapters.trainer_refusals import left_behind, refuse_other_loops
 from engine.problems.adapters.trainer_start import align_tokens, as_train_begins
-from engine.problems.adapters.trainer_sums import compare, other_loss, refuse_other_sums
+from engine.problems.adapters.trainer_sums import adds_means_up, compare, other_loss
 from engine.problems.adapters.trl_reference import with_reference
 from engine.routine.examples import Collated, collated
 from engine.routine.module.binding import copied
@@ -289,8 +289,7 @@ def _losses(
             "examples instead of joining them (in trl: padding_free=False, and packing=False or "
             "packing_strategy='wrapped')."
         )
-    if accumulated > 1:
-        refuse_other_sums(trainer, model, examples, accumulated, found.kind)
+    adds_up = accumulated > 1 and adds_means_up(trainer, model, examples, accumulated, found.kind)
     if found.kind in TOKENWISE:
         first = found.kind is LossKind.CAUSAL and trainer.model_accepts_loss_kwargs
         shifts = getattr(trainer, "_loss_shifts_labels", True)  # for its count of tokens only
@@ -300,7 +299,7 @@ def _losses(
             f"label_smoothing_factor is {found.smoothing:g}, but the labels are numbers. Set it "
             "to 0."
         )
-    return found, None
+    return found, found.times(accumulated) if adds_up else None
 
 
 def _has_classes(loss: TrainerLoss, model: nn.Module) -> bool:

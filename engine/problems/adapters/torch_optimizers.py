@@ -1,7 +1,7 @@
 """Optimizers of torch, with their groups of parameters, as optimizers of the engine."""
 
 import glob
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,17 @@ from engine.routine.optimizers import adam, adamw, rmsprop, sgd
 
 Make = Callable[[dict[str, Any], Groups, float | None, float | None, float], Optimizer]
 """Maps (a group of torch, groups, clip_norm, clip_value, eps_root) to an optimizer."""
+
+_NONE = (
+    "which has no counterpart here. Use SGD, Adam, AdamW or RMSprop of torch.optim, or hand in an "
+    "engine.Optimizer as optimizer=."
+)
+
+_NEAREST: dict[type, str] = {
+    torch.optim.Muon: "which iterates in bfloat16, whose rounding has no derivative. Hand in "
+    "engine.muon(...), which iterates in the run's format, as optimizer=."
+}
+"""What stands for an optimizer of torch that is not read, instead of ``_NONE``."""
 
 _OWN_IN_A_GROUP = ("weight_decay", "momentum", "betas", "lr", "initial_lr", "params", "param_names")
 """Settings that may differ between groups of parameters; the others have to be the same."""
@@ -44,12 +55,11 @@ def optimizer_of_torch(
     make = _MAKERS.get(type(optimizer))
     if make is None:
         raise ConfigurationError(
-            f"The optimizer is a {type(optimizer).__module__}.{type(optimizer).__name__}, which "
-            "has no counterpart here. Use SGD, Adam, AdamW or RMSprop of torch.optim, or hand in "
-            "an engine.Optimizer as optimizer=."
+            f"The optimizer is a {type(optimizer).__module__}.{type(optimizer).__name__}, "
+            f"{_NEAREST.get(type(optimizer), _NONE)}"
         )
     filled = [group for group in optimizer.param_groups if group["params"]]
-    _refuse_unknown(filled)
+    _refuse_unknown(filled, optimizer.defaults)
     first = filled[0]
     names = _names(filled, module)
     groups = [_group(own, group, first) for own, group in zip(names[1:], filled[1:], strict=True)]
@@ -118,7 +128,11 @@ _OFF = ("amsgrad", "maximize", "dampening", "differentiable")
 _HOW = ("foreach", "fused", "capturable")
 
 
-def _refuse_unknown(filled: list[dict[str, Any]]) -> None:
+def _refuse_unknown(filled: list[dict[str, Any]], read: Mapping[str, Any]) -> None:
+    """Refuse settings of groups that the engine lacks.
+
+    What the optimizer does not read, names of people's own and what schedulers note, may differ.
+    """
     for group in filled:
         for name in _OFF:
             if group.get(name):
@@ -127,7 +141,9 @@ def _refuse_unknown(filled: list[dict[str, Any]]) -> None:
                     "off, or hand in an engine.Optimizer as optimizer=."
                 )
         for name, value in group.items():
-            if name not in (*_OWN_IN_A_GROUP, *_OFF, *_HOW) and value != filled[0].get(name):
+            if name not in read or name in (*_OWN_IN_A_GROUP, *_OFF, *_HOW):
+                continue
+            if value != filled[0].get(name):
                 raise ConfigurationError(
                     f"The groups of the optimizer have {name}={filled[0].get(name)} and {value}, "
                     "but it is one for all here. Use the same in all groups."

@@ -50,18 +50,20 @@ class TrainerLoss:
             loss. If not, tokens are averaged over their example.
         counts_first: Whether the first token of each example is among those of the batch, although
             nothing predicts it: a Trainer counts so where it does not know the model's loss.
+        factor: On the loss of each example, where a Trainer adds the means of so many batches up.
     """
 
     kind: LossKind
     smoothing: float = 0.0
     of_batch: bool = False
     counts_first: bool = False
+    factor: int = 1
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Return one loss for each example."""
         logits, labels = self._answers(model, batch)
         if self.kind not in TOKENWISE:
-            return self._of_sequences(model, logits, labels)
+            return self.factor * self._of_sequences(model, logits, labels)
         known = labels if self.counts_first else None
         if self.kind is LossKind.CAUSAL:
             logits, labels = logits[:, :-1], labels[:, 1:]
@@ -75,6 +77,10 @@ class TrainerLoss:
     def for_batches(self, *, counts_first: bool = False) -> "TrainerLoss":
         """Return the loss as it is trained on."""
         return replace(self, of_batch=True, counts_first=counts_first)
+
+    def times(self, factor: int) -> "TrainerLoss":
+        """Return the loss of one label for each example, so many times."""
+        return replace(self, factor=factor)
 
     def hits(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Return whether the class of each example is found, or the share of its tokens."""

@@ -14,19 +14,22 @@ from engine.routine.examples import Collated
 from engine.types import Loss
 
 
-def refuse_other_sums(
+def adds_means_up(
     trainer: Any,  # noqa: ANN401 (of a library)
     model: nn.Module,
     examples: Collated,
     accumulated: int,
     kind: LossKind,
-) -> None:
-    """Refuse accumulation whose sum over batches is not the mean over all of their labels.
+) -> bool:
+    """Say whether the means of accumulated batches are added up, and not averaged.
 
     A Trainer hands the number of labels to every model whose ``forward`` takes further keywords,
     and then adds the losses of the accumulated batches up (``loss_is_scaled_for_ga``, which a user
     may set). Many models take that number and average over each batch all the same, so that the sum
-    of means is trained, which no mean over the examples is.
+    of means is trained: with one label for each example that many times the mean over all.
+
+    Raises:
+        ConfigurationError: If what is added up is no multiple of the mean over all labels.
     """
     batch = few_of(model, examples)
     with only_looked_at(model):
@@ -38,7 +41,7 @@ def refuse_other_sums(
     said = getattr(trainer, "loss_is_scaled_for_ga", None)
     adds_up = trainer.model_accepts_loss_kwargs if said is None else said
     name, is_set = type(model).__name__, f"gradient_accumulation_steps is {accumulated}"
-    if adds_up and not reads:
+    if adds_up and not reads and kind in TOKENWISE:
         raise ConfigurationError(
             f"{is_set}, and transformers adds the mean losses of these batches up for {name}, "
             "whose loss does not read over how many labels a mean is meant. Use "
@@ -55,6 +58,7 @@ def refuse_other_sums(
             f"{is_set}, and {name} averages tokens over each of these batches by itself. Use "
             "gradient_accumulation_steps=1, or hand in loss=."
         )
+    return adds_up and not reads
 
 
 def few_of(model: nn.Module, examples: Collated) -> dict[str, Any]:

@@ -98,6 +98,9 @@ SMOOTH = {"eps": 1e-3}
 
 MOMENTA = [0.5 + 0.03 * step for step in range(STEPS)]
 
+PAUSED = [0.0, 0.0, 0.3, 0.5, 0.0, *[0.1 * step for step in range(3, 9)], 0.4]
+"""Where the momentum is 0, torch leaves the velocity as it was, and does not take the gradient."""
+
 CASES: dict[str, Callable[[], Case]] = {
     "no decay of norms and biases": lambda: Case(
         adamw(eps=1e-3, eps_root=0.0, weight_decay=0.3, groups=NO_DECAY),
@@ -159,6 +162,38 @@ CASES: dict[str, Callable[[], Case]] = {
             whole(torch.optim.SGD, lr=0.05, momentum=0.9),
             settings=lambda step: {"momentum": MOMENTA[step]},
         ),
+    ),
+    "momentum that begins with 0": lambda: Case(
+        sgd(PAUSED, weight_decay=0.02, groups=[{"names": "*.bias", "rate": 0.5}]),
+        Loop(
+            lambda net: [
+                torch.optim.SGD(
+                    [
+                        {"params": [p for p in net.parameters() if p.ndim > 1], "lr": 0.05},
+                        {"params": [p for n, p in net.named_parameters() if n.endswith("bias")]},
+                        {"params": [net.get_parameter("2.weight")], "lr": 0.05},
+                    ],
+                    lr=0.025,
+                    weight_decay=0.02,
+                )
+            ],
+            settings=lambda step: {"momentum": PAUSED[step]},
+        ),
+    ),
+    "nesterov momentum that pauses": lambda: Case(
+        sgd(PAUSED[::-1], nesterov=True),
+        Loop(
+            whole(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True),
+            settings=lambda step: {"momentum": PAUSED[::-1][step]},
+        ),
+    ),
+    "rmsprop whose momentum pauses": lambda: Case(
+        rmsprop(0.9, momentum=PAUSED[::-1], eps=1e-2, eps_root=0.0),
+        Loop(
+            whole(torch.optim.RMSprop, lr=0.03, alpha=0.9, momentum=0.5, eps=1e-2),
+            settings=lambda step: {"momentum": PAUSED[::-1][step]},
+        ),
+        rate=0.03,
     ),
     "muon": lambda: Case(
         muon(0.9, weight_decay=0.4, rest=sgd(0.8)),

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -182,6 +183,28 @@ def test_what_the_refusal_of_a_one_cycle_says_is_taken(make):
     moving = eval(code, {"engine": engine, "scheduler": scheduler, "num_steps": STEPS})
 
     assert rates_alone(scheduler, STEPS, moving) == rates(scheduler, STEPS)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "is_right"),
+    [
+        (engine.sgd(0.9), False),
+        (engine.averaged(engine.adamw(groups=[{"names": "a.*", "rate": 0.5}])), False),
+        (engine.averaged(engine.adamw(groups=[{"names": "a.*", "rate": 0.1}])), True),
+        (engine.muon(rest=engine.adamw(groups=[{"rate": 0.1}]), clip_norm=1.0), True),
+        (engine.Optimizer("own", {}, lambda params: {}, lambda *given: {}), True),
+    ],
+)
+def test_scheduler_whose_groups_the_optimizer_lacks_is_refused(optimizer, is_right):
+    """The rates of the first group alone would train the others on another rate, in silence."""
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.2, 0.02)]
+    scheduler = lr_scheduler.StepLR(torch.optim.SGD(groups), 3, 0.5)
+
+    if is_right:
+        assert rates_alone(scheduler, STEPS, optimizer) == rates(scheduler, STEPS)
+        return
+    with pytest.raises(ConfigurationError, match=r"0\.1 times the rate of group 0.*'rate': 0\.1"):
+        rates_alone(scheduler, STEPS, optimizer)
 
 
 def test_rates_of_groups_are_those_of_the_first_if_the_others_follow():

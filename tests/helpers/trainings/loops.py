@@ -60,8 +60,8 @@ class Loop:
                 ((weights[part] * losses).sum() / len(batch)).backward()
             self.before(model, step)
             with ExitStack() as stack:
-                # torch's Muon iterates in bfloat16; the same formula in the run's format.
-                stack.enter_context(mock.patch.object(Tensor, "bfloat16", lambda tensor: tensor))
+                # torch's Muon iterates in place and in bfloat16; here in the format of the run.
+                stack.enter_context(mock.patch.object(Tensor, "bfloat16", Tensor.clone))
                 for each in optimizers:
                     each.step()
             self.states.append(parameters_to_vector(model.parameters()).detach().clone())

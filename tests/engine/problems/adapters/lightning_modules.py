@@ -11,7 +11,7 @@ from torch.nn import functional
 class Net(lightning.LightningModule):
     """Two heads, a logged metric, groups of parameters and a scheduler by step."""
 
-    def __init__(self, optimizer="adamw", interval="step"):
+    def __init__(self, optimizer="adamw", interval="step", frequency=1):
         super().__init__()
         self.save_hyperparameters()
         self.body = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.LayerNorm(6))
@@ -31,7 +31,10 @@ class Net(lightning.LightningModule):
     def configure_optimizers(self):
         decayed = [p for p in self.parameters() if p.ndim > 1]
         rest = [p for p in self.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": 0.2}, {"params": rest, "lr": 0.005}]
+        groups = [
+            {"params": decayed, "weight_decay": 0.2, "name": "matrices"},
+            {"params": rest, "lr": 0.005, "name": "others"},
+        ]
         made = {
             "adamw": lambda: torch.optim.AdamW(groups, lr=0.02, weight_decay=0.0),
             "sgd": lambda: torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True),
@@ -43,6 +46,7 @@ class Net(lightning.LightningModule):
         length = steps if self.hparams.interval == "step" else self.trainer.max_epochs
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(made, length)
         settings = {"scheduler": schedule, "interval": self.hparams.interval}
+        settings["frequency"] = self.hparams.frequency
         return {"optimizer": made, "lr_scheduler": settings}
 
 

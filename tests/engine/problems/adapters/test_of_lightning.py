@@ -31,6 +31,16 @@ CASES = {
         {"optimizer": "sgd"}, {"accumulate_grad_batches": 2}, {"loss": each_loss},
     ),
     "a forward around the old one": ({}, {}, {}),
+    "every second batch": ({"frequency": 2}, {"max_epochs": 2}, {"loss": each_loss}),
+    "every third batch, accumulated": (
+        {"frequency": 3}, {"accumulate_grad_batches": 2, "max_epochs": 4}, {"loss": each_loss},
+    ),
+    "every fourth batch": (
+        {"frequency": 4, "optimizer": "sgd"}, {"limit_train_batches": 5}, {"loss": each_loss},
+    ),
+    "every second pass": (
+        {"interval": "epoch", "frequency": 2}, {"max_epochs": 5}, {"loss": each_loss},
+    ),
     "half of the batches": ({}, {"limit_train_batches": 0.5}, {"loss": each_loss}),
 }  # fmt: skip
 

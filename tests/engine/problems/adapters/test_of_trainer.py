@@ -39,6 +39,9 @@ CASES = {
     "gpt2, accumulated": (gpt2, None, {"gradient_accumulation_steps": 3}),
     "gpt2, smoothed": (gpt2, None, {"label_smoothing_factor": 0.2}),
     "gpt2, checkpointed": (gpt2, None, {"gradient_checkpointing": True, "max_steps": 3}),
+    "bert, means added up, sgd": (
+        bert, kind, {"gradient_accumulation_steps": 3, "optim": "sgd", "learning_rate": 0.1},
+    ),
     "sequential": (bert, kind, {"train_sampling_strategy": "sequential"}),
     "two rates, polynomial": (
         bert, kind, {"base": "Groups", "lr_scheduler_type": "polynomial", "warmup_steps": 0,

@@ -42,7 +42,6 @@ def test_what_is_left_behind_is_said(tmp_path, trainers):
 @pytest.mark.parametrize(
     ("name", "labels"),
     [
-        ("BertForSequenceClassification", kind),
         ("BertForMaskedLM", masked),
         ("BertForTokenClassification", lambda tokens: [each % 3 for each in tokens]),
     ],
