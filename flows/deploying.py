@@ -35,6 +35,7 @@ from engine.recipes.files import (
 )
 from engine.recipes.problem_functions import names_code
 from engine.storage.location import absolute
+from flows import loading
 from flows.forms import form, recipe_form, recipe_values
 from flows.registry import FLOWS, HOUSEKEEPING, REPLICAS, TRUST
 
@@ -292,6 +293,8 @@ class _Deployment:
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         assert isinstance(made, RunnerDeployment)  # a coroutine only inside of an event loop
+        # The flow's own module says nothing until torch is there; this one loads it and says so.
+        made.entrypoint = f"{loading.__name__}.{self.flow.fn.__name__}"
         # Prefect has no other way to a form than a signature, which is the same for all recipes.
         made._parameter_openapi_schema = self.form
         return made

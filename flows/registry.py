@@ -27,6 +27,11 @@ class Flows(Mapping[str, Flow[..., Any]]):
         module, _, flow = self._places[name].partition(":")
         return getattr(import_module(module), flow)
 
+    def of_function(self, function: str) -> str | None:
+        """Return the name of the flow that a function makes; None if none of these does."""
+        found = (name for name, place in self._places.items() if place.endswith(f":{function}"))
+        return next(found, None)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
@@ -48,3 +53,6 @@ TRUST = Flows({name: f"flows.trust:{name}" for name in ("check", "plan", "verify
 
 REPLICAS = Flows({"descent": "flows.replicas:replicas"})
 """Kind of recipe to the flow that runs it for several seeds; each takes ``seeds`` as well."""
+
+EVERY = (FLOWS, HOUSEKEEPING, TRUST, REPLICAS)
+"""All flows that can be deployed."""

@@ -2,9 +2,9 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.artifacts import create_table_artifact
@@ -77,7 +77,7 @@ def publish(record: _Record, store: str) -> _Record:
     if table and this_part() is None:  # the report of a part shows it
         create_table_artifact(table, key=f"result-{name}", description=f"Run {record.run}")
     chosen = {place: "chosen" for place, row in enumerate(table) if row.get("chosen")}
-    sections = [Section("Result", tables=[Table(table, marked=chosen)])] if table else []
+    sections = [Section("Result", tables=[Table(_narrow(table), marked=chosen)])] if table else []
     shown = as_markdown(head(record, sections=sections))
     written = read_bytes(record.url(store, REPORT)) or b""
     drawn = figures_as_markdown(figures_of(written.decode(errors="replace"), narrow=True))
@@ -85,6 +85,16 @@ def publish(record: _Record, store: str) -> _Record:
     if this_part() is None:
         say_in_ui(record.headline())
     return record
+
+
+def _narrow(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Say in the first column which row was chosen: a phone cuts a table with a column for it."""
+    rows = [{name: value for name, value in row.items() if name != "chosen"} for row in table]
+    for row, whole in zip(rows, table, strict=True):
+        if whole.get("chosen"):
+            first = next(iter(row))
+            row[first] = f"{row[first]} (chosen)"
+    return rows
 
 
 def report_task(conclude: Callable[P, _Record], name: str) -> Task[P, _Record]:

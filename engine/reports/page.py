@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.extras import load
-from engine.reports.sections import Figure, Page, Section, Table
+from engine.reports.sections import Figure, Number, Page, Section, Table
 from engine.reports.shown_figures import ShownFigure
 from engine.secret_urls import redacted
 
@@ -119,9 +119,8 @@ def as_markdown(page: Page) -> str:
     """
     parts = [f"**{_plain(page.headline)}**", _plain(page.run)]
     if page.numbers:
-        rows = [{each.label: each.value for each in page.numbers}]
-        notes = {each.label: each.note for each in page.numbers}
-        parts.append(_table(Table([*rows, *([notes] if any(notes.values()) else [])])))
+        # A list: the first of Prefect's UIs breaks no cell, and three did not fit on a phone.
+        parts.append("\n".join(f"- {_number(each)}" for each in page.numbers))
     parts.append(_bullets(page.findings))
     # Not as quotations: Prefect's UI would put them into quotation marks and slanted letters.
     parts.extend(f"\u26a0 {_plain(line)}" for line in page.warnings)
@@ -172,6 +171,11 @@ def _code(command: str) -> str:
 
 def _bullets(lines: Sequence[str]) -> str:
     return "\n".join(f"- {_plain(line)}" for line in lines)
+
+
+def _number(number: Number) -> str:
+    note = f" ({_plain(number.note)})" if number.note else ""
+    return f"{_plain(number.label)}: **{_plain(number.value)}**{note}"
 
 
 def _table(table: Table) -> str:

@@ -145,12 +145,23 @@ def _join(there: Served, request: DeployRequest, store: str, *, start: bool, bro
     """Put deployments to the server of another ``mgd ui``, and open a page of it.
 
     Two servers on one database of Prefect's would keep each other from writing.
+
+    Raises:
+        ConfigurationError: If that server does not answer, as one that ends.
     """
     tell(f"mgd ui is at work already, as process {there.process}: what you ask for is put there.")
+    import httpx
+
     server = RunningServer(there.api_url, there.secret)
-    with connected(server):
-        first = _deploy(request, store, is_own=False)
-        path = _path(first, start=start, is_there=Path(there.folder).exists)
+    try:
+        with connected(server):
+            first = _deploy(request, store, is_own=False)
+            path = _path(first, start=start, is_there=Path(there.folder).exists)
+    except httpx.TransportError as error:
+        raise ConfigurationError(
+            f"The server of process {there.process} does not answer ({error}). If it ends just "
+            "now, run the same command again; otherwise `mgd ui --stop` ends it."
+        ) from None
     _tell(_page(server, Path(there.folder), path), browser)
     tell("mgd ui --stop ends it, with its worker and runs; what is finished is kept.")
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from engine.progress.displays import LINES
 from engine.progress.meter import doing
 from flows.cli.options import OutputOptions, RunOptions
-from flows.cli.server.surroundings import loaded, loading, prefect_settings
+from flows.cli.server.surroundings import prefect_settings
 from flows.cli.terminal.screen import same_place, say, tell
 from flows.cli.terminal.signals import goes_on
 from flows.cli.terminal.watching import prepare_process, watched
+from flows.loading import loaded, loading
 
 if TYPE_CHECKING:
     from engine.recipes.files import Recipe

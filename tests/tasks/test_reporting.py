@@ -31,3 +31,16 @@ def test_wrong_later_steps_stop_a_run_that_heeds_its_preflight(monkeypatch, mode
         found["wrong"].clear()
         reporting.heed_later_steps(asked, "store", GRADIENT)
         assert len(said) == 1
+
+
+def test_row_that_was_chosen_is_named_in_its_first_column():
+    """A column of its own was cut on a phone, in both of Prefect's UIs."""
+    rows = [
+        {"outer step": "0", "loss": "2", "chosen": ""},
+        {"outer step": "1", "loss": "1", "chosen": "*"},
+    ]
+
+    assert reporting._narrow(rows) == [
+        {"outer step": "0", "loss": "2"},
+        {"outer step": "1 (chosen)", "loss": "1"},
+    ]

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigurationError
-from flows.cli.server.surroundings import brief, loaded, loading, prefect_settings
+from flows.cli.server.surroundings import brief, prefect_settings
+from flows.loading import loaded, loading
 
 if TYPE_CHECKING:
     from prefect.settings import Settings

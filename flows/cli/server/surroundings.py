@@ -1,15 +1,12 @@
-"""Surroundings of a command: Prefect's settings, proxies, and garbage collection.
+"""Surroundings of a command: Prefect's settings, and proxies.
 
 Nothing of it may decide whether a run on this machine works.
 """
 
-import gc
 import os
 import sys
 import urllib.request
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from engine.errors import ConfigurationError
@@ -149,25 +146,3 @@ def without_proxies(environment: dict[str, str]) -> dict[str, str]:
     return {
         name: value for name, value in environment.items() if not name.lower().endswith("_proxy")
     }
-
-
-@contextmanager
-def loading() -> Iterator[None]:
-    """Leave garbage alone inside the block, in which what stays is loaded, or until ``loaded``.
-
-    Python looks through all objects each time that there are a quarter more of them, which is a
-    tenth to a fifth of the computing time that loading takes.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def loaded() -> None:
-    """Look for garbage again, and never among what is there by now."""
-    gc.freeze()
-    gc.enable()

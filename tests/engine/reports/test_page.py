@@ -65,7 +65,7 @@ def test_no_name_becomes_markup_in_markdown():
     assert "<" not in written
     assert not re.search(r"(?<!\\)[`\[*](?!\*)[a-c]", written)
     tables = re.findall(r"(?:^\|.*\n?)+", written, re.MULTILINE)
-    assert len(tables) == 3
+    assert len(tables) == 2
     for table in tables:
         cells = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
         assert len(set(cells)) == 1
@@ -144,7 +144,7 @@ def test_markdown_has_what_is_not_folded_and_says_how_many_rows_it_left_out():
     written = as_markdown(page(numbers=[Number("loss", "0.5", "1.0 before")], sections=sections))
 
     assert written.startswith("**It went well.**")
-    assert "| loss |" in written
+    assert "- loss: **0.5** (1.0 before)" in written  # a table of three is cut on a phone
     assert "... and 3 rows more." in written
     assert "closed" not in written
 

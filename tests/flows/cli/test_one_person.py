@@ -2,16 +2,21 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelling, Completed, Pending, Running
 
+from engine.errors import ConfigurationError
 from flows.cli import one_person
+from flows.cli.deploying import DeployRequest
 from flows.cli.one_person import POOL, _end_worker, close_lost
+from flows.cli.server.at_work import Served
 from tests.helpers.machine.servers import wait_for
 
 KILL = """
@@ -135,3 +140,17 @@ def test_the_secret_is_in_no_file_that_others_read(mode, is_shown, tmp_path, mon
 
     assert ("S3CRET" in log.read_text()) == is_shown
     assert "open.html" in log.read_text()  # which the user alone can read
+
+
+def test_a_server_that_ends_while_another_command_joins_it_is_told_in_words(monkeypatch, tmp_path):
+    """It was an unexpected error, with the number that the system gives it."""
+
+    def refuse(*args, **kwargs):
+        raise httpx.ConnectError("[Errno 111] Connection refused")
+
+    monkeypatch.setattr(one_person, "connected", lambda server: nullcontext())
+    monkeypatch.setattr(one_person, "_deploy", refuse)
+    there = Served(7, "http://127.0.0.1:9/api", "a:b", str(tmp_path))
+
+    with pytest.raises(ConfigurationError, match=r"process 7 does not answer .*`mgd ui --stop`"):
+        one_person._join(there, DeployRequest([]), "store", start=False, browser=False)
