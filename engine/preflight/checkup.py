@@ -37,7 +37,7 @@ from engine.routine.routine import Routine
 from engine.step.by_name import make_vjp
 from engine.types import Output
 from engine.witness.agreement import gradient_limit, value_limit
-from engine.witness.memory import refuse_memory
+from engine.witness.memory.asked import refuse_memory
 from engine.witness.repeated import refuse_other_output
 from engine.witness.twins import exact_twin, long_twin
 from engine.witness.witness import testify

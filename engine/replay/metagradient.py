@@ -40,7 +40,8 @@ from engine.storage.location import check_writable
 from engine.storage.states import MemoryStates, RowStore, StateStore
 from engine.types import Metaparams, Output, State
 from engine.witness.derivatives.updates import refuse_misfit
-from engine.witness.memory import refuse_memory
+from engine.witness.memory.asked import refuse_memory
+from engine.witness.memory.disturbed import memory_of
 from engine.witness.precision import refuse_low_precision
 from engine.witness.repeated import FirstCalls
 from engine.witness.witness import Witness, testify
@@ -231,6 +232,7 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
         place = f"{place.rstrip('/')}/skip-idle"
     if replay.schedule is not ScheduleName.AUTO:
         schedule_maker(replay)  # refuses what is impossible before anything is tried
+    fresh = memory_of(routine)
     seen, first = check_one_step(routine, outputs, point, witness=witness, twice=twice)
     step_vjp = make_vjp(
         replay.vjp,
@@ -246,7 +248,7 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
         )
         check_unroll(routine, maker.unroll)
         start = routine.initial_state(point)
-        later = LaterSteps(routine, point) if witness else later
+        later = LaterSteps(routine, point, fresh=fresh) if witness else later
         watches = [Borders(routine, point), *filter(None, [later])]
         sweep = Sweep(state=start, vjp=step_vjp, watches=watches)
         actions = whole_run(

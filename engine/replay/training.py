@@ -13,7 +13,7 @@ from engine.routine.intake import point_from
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
 from engine.witness.derivatives.updates import refuse_misfit
-from engine.witness.memory import refuse_memory
+from engine.witness.memory.asked import refuse_memory
 from engine.witness.precision import refuse_low_precision
 from engine.witness.repeated import FirstCalls
 from engine.witness.witness import testify

@@ -22,6 +22,7 @@ from engine.recipes.replay import StepPath
 from engine.routine.batch_order import GivenOrder, run_order
 from engine.routine.coupled_loss import CoupledLoss, coupled
 from engine.routine.examples import rows_of
+from engine.routine.heard_updates import hear_update
 from engine.routine.idle import SKIPPED, update_used
 from engine.routine.in_a_line import as_table, in_a_line
 from engine.routine.intake import take_in
@@ -234,19 +235,18 @@ class Routine(HeldModule):
     ) -> State:
         """Return the state after an update with a gradient, without the running statistics.
 
-        Args:
-            state: s_t.
-            gradient: That of the loss, before any hook of a parameter has mapped it.
-            z: Metaparameters.
-            step: t.
-            used: Which tensors the gradient is of, a truth value each; all by default.
+        ``gradient`` is that of the loss, before any hook of a parameter has mapped it; ``used``
+        says which tensors it is of, a truth value each, and is all of them by default.
         """
         hyper, gradient = self.hyperparameters(z, step), self.hooked_sum(gradient, step)
         own = without_buffers(state)
         with users_code(is_update=True):
-            if self.skip_idle:
-                return update_used(self.optimizer, self.layout, own, gradient, hyper, step, used)
-            return self.optimizer.update(own, gradient, hyper, step)
+            made = (
+                update_used(self.optimizer, self.layout, own, gradient, hyper, step, used)
+                if self.skip_idle
+                else self.optimizer.update(own, gradient, hyper, step)
+            )
+        return hear_update(step, own, gradient, made)
 
     def terms(self, step: int) -> Iterator[Term]:
         """Yield the terms of a step's loss: its batch or its shards, then what is injected."""

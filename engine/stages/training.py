@@ -44,7 +44,7 @@ from engine.stages.stage import stage
 from engine.storage.location import check_writable
 from engine.storage.states import RowStore
 from engine.types import State
-from engine.witness.memory import refuse_memory
+from engine.witness.memory.asked import refuse_memory
 from engine.witness.witness import testify
 
 logger = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -99,8 +100,7 @@ def own_step(
 
 def _held(given: nn.Module, name: str) -> Tensor:
     """Return a tensor of a module, also one that was a buffer and is an attribute by now."""
-    owner, _, key = name.rpartition(".")
-    return getattr(given.get_submodule(owner), key)
+    return attrgetter(name)(given)  # a scripted module has no get_submodule
 
 
 def _version(tensor: Tensor | None) -> int:

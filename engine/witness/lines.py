@@ -1,15 +1,13 @@
 """Lines of the user's code that take a value out of the graph, or have no second derivative.
 
-Looked for after a failure, because each call of torch is looked at, or anomaly mode is on;
-``CutPlaces`` listens to whole runs, and notes lines only.
+Looked for after a failure, because each call of torch is looked at, or anomaly mode is on. What
+listens to whole runs, and notes places only, is ``engine.witness.cuts.places``.
 """
 
-import os
 import re
-import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from engine.routine.module.backward.own_derivative import is_kept
 from engine.step.pulls import gradient_of
 from engine.torch_modes import FunctionMode
 
-_NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
+NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 
 _FUNCTIONS = torch.autograd.function.__file__
 
@@ -47,7 +45,7 @@ def raising_line(error: BaseException) -> str:
 
 
 def _is_the_users(file: str) -> bool:
-    return not file.startswith("<") and not any(folder in file for folder in _NOT_THE_USERS)
+    return not file.startswith("<") and not any(folder in file for folder in NOT_THE_USERS)
 
 
 def first_line(error: BaseException) -> str:
@@ -159,116 +157,6 @@ class _Cuts(FunctionMode):
             if line:
                 self.found.append(f"{what} at {line}")
         return result
-
-
-Place = tuple[tuple[str, int], ...]
-"""Files of the user's code and lines of them: that which called torch, and those that led there."""
-
-_ENGINE, _TORCH = (f"{folder}{os.sep}" for folder in _NOT_THE_USERS)
-_MODES = f"{_ENGINE}torch_modes.py"
-_NOBODYS = ("<frozen", "<@")
-"""Beginnings of what stands for a file where Python or a check of types made the code."""
-
-
-class CutPlaces(FunctionMode):
-    """Notes where a call inside the block loses the graph of what it is given.
-
-    A place is a line and those that led to it: one helper may serve a log and a loss.
-
-    Args:
-        step: Says in which step a call is made.
-
-    Attributes:
-        found: The places and their steps, in the order in which they were met first.
-
-    Cost:
-        Some three microseconds for each function of torch that is called in Python.
-    """
-
-    def __init__(self, step: Callable[[], int] = lambda: 0) -> None:
-        super().__init__()
-        self._step = step
-        self.found: dict[tuple[Place, int], None] = {}
-
-    def on_call(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:  # noqa: ANN401 (whatever the function returns)
-        """Call ``function``, and note where it is called if it cuts."""
-        is_cut = not torch.is_grad_enabled() or _is_cut(function, kwargs)
-        if is_cut and any(map(_moves, _tensors((*args, *kwargs.values())))):
-            self._note()
-            return function(*args, **kwargs)
-        result = function(*args, **kwargs)
-        is_lost = (
-            _has_numbers_only(result) and function not in _BY_SHAPE
-        )  # torch.tensor(), complex()
-        if is_lost and any(each.requires_grad for each in _tensors((*args, *kwargs.values()))):
-            self._note()
-        return result
-
-    def _note(self) -> None:
-        place = _place()
-        if place:
-            self.found.setdefault((place, self._step()))
-
-
-_BY_SHAPE = {
-    *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like),
-    *(torch.rand_like, torch.randn_like),
-    *(Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full),
-}
-"""Functions that read no number of the tensor that they are given."""
-
-
-def _has_numbers_only(result: object) -> bool:
-    """Say whether a result has numbers that may have been a tensor's, and no graph."""
-    if isinstance(result, Tensor):
-        return not result.requires_grad and (result.is_floating_point() or result.is_complex())
-    return isinstance(result, float | complex)
-
-
-def _moves(tensor: Tensor) -> bool:
-    """Say whether a tensor has a graph; of one that torch.func has wrapped, it is not known."""
-    return tensor.requires_grad or _is_wrapped(tensor)
-
-
-_is_wrapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue] (torch's own)
-
-
-def _is_cut(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
-    if function is torch.autograd.grad:
-        return not kwargs.get("create_graph")
-    return function in CUTS
-
-
-def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
-    """Go through the tensors among arguments, and those in lists of them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from (each for each in value if isinstance(each, Tensor))
-
-
-def _place() -> Place:
-    """Return the lines of the user's code that led to torch; none if the engine called it.
-
-    Modes of the engine hand on what the user called.
-    """
-    frame, is_engines = sys._getframe(3), False
-    found: list[tuple[str, int]] = []
-    while frame is not None and not (found and is_engines):
-        file = frame.f_code.co_filename
-        if file == _MODES:
-            is_engines = False
-        elif file.startswith(_ENGINE):
-            is_engines = True
-        elif not file.startswith((_TORCH, *_NOBODYS)):
-            if is_engines:
-                return ()
-            found.append((file, frame.f_lineno))
-        frame = frame.f_back
-    return tuple(found)
 
 
 def _in_own_function() -> bool:

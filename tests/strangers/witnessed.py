@@ -1,6 +1,7 @@
 """A sound run that the tests of the witness change in one place each."""
 
 import torch
+from torch import Tensor, nn
 
 import engine
 from tests.strangers.plain import data, loss, mlp
@@ -25,3 +26,17 @@ def output(model):
     """Return the mean loss of held-out examples."""
     held = tuple(column[24:] for column in data())
     return loss(model, held).mean()
+
+
+class Counting(nn.Module):
+    """Counts how often it is called in training."""
+
+    def __init__(self, width: int = 10) -> None:
+        super().__init__()
+        self.net = mlp(nn.Tanh(), width=width)
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.count += 1
+        return self.net(inputs)

@@ -9,6 +9,7 @@ graph at a line that no comparison has run through, as every tenth step may, it 
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,20 +18,25 @@ from engine.errors import WitnessError
 from engine.numerics.determinism import deterministic
 from engine.replay.interpreter import Sweep
 from engine.routine.diagnosis import told_by_witness
+from engine.routine.heard_updates import hearing_updates
 from engine.routine.loss_terms import Term
 from engine.routine.module.buffers.batch_norm import without_buffers
 from engine.routine.routine import Routine
-from engine.schedules.trees import Action, Reverse, Trace
+from engine.schedules.trees import Action, Forward, Reverse, Trace
 from engine.step.compiled import CompiledVjp
 from engine.step.gradient import batch_in_order
 from engine.torch_modes import listening
 from engine.types import Metaparams, State
 from engine.witness.compared_point import updated
+from engine.witness.cuts.changed import notices
+from engine.witness.cuts.places import CutPlaces, Place
+from engine.witness.cuts.scripted import scripted_cuts
 from engine.witness.derivatives.curvature import compare_loss, compare_step_update
 from engine.witness.derivatives.few_examples import Here
 from engine.witness.derivatives.moved_statistics import refuse_cut_statistics
 from engine.witness.derivatives.updates import is_shipped
-from engine.witness.lines import CutPlaces, Place
+from engine.witness.memory.disturbed import disturb, memory_of, same_updates
+from engine.witness.memory.kept import KeptByFunctions
 
 _MOST = 8
 """Steps that are compared because of what they take out of the graph: what is taken out at other
@@ -48,6 +54,7 @@ class LaterSteps:
         z: Metaparameters.
         refuses: Whether a wrong derivative raises an error at once. A stage only keeps it in
             ``wrong``, because the result of a stage does not depend on what is done about it.
+        fresh: What loss and update kept before any call; by default, what they keep now.
 
     Attributes:
         unseen: Steps at which no comparison was possible, for example because finite differences of
@@ -62,14 +69,28 @@ class LaterSteps:
         the module moves buffers, what ``refuse_cut_statistics`` takes.
     """
 
-    def __init__(self, routine: Routine, z: Metaparams, *, refuses: bool = True) -> None:
+    def __init__(
+        self,
+        routine: Routine,
+        z: Metaparams,
+        *,
+        refuses: bool = True,
+        fresh: KeptByFunctions | None = None,
+    ) -> None:
         self._routine, self._z, self._refuses = routine, z, refuses
         self.unseen: list[int] = []
         self.wrong: list[str] = []
         self._own_update = not is_shipped(routine.optimizer)
         self._met: dict[tuple[Place, int], None] = {}
         self._compared: set[Place] = set()
-        self._more = _MOST
+        self._entering: set[Place] = set()
+        self._in_backward: set[Place] = set()
+        self._counted: set[Place] = set()
+        self._missed: dict[Place, None] = {}
+        self._scripted = scripted_cuts(routine)
+        self._same = same_updates(routine, self._say)
+        self._fresh, self._left = memory_of(routine) if fresh is None else fresh, None
+        self._more = self._more_counted = _MOST
         first, stop = routine.first_step, routine.num_steps
         middle = (first + stop) // 2
         self._steps = {
@@ -82,14 +103,18 @@ class LaterSteps:
         Raises:
             WitnessError: Says by how much it is off, or that the call writes into its parameters.
         """
+        if isinstance(action, Reverse) and action.step == self._routine.num_steps - 1:
+            self._left = memory_of(self._routine)
+            disturb(self._routine, sweep.before(action.step), self._z, self._fresh)
         if isinstance(action, Reverse) and action.step in self._steps:
             state, step = sweep.before(action.step), action.step
             with sweep.unmoved.watching(state, step):
                 if self._compare_or_note(lambda: self._compare_loss(state, step), step) is None:
                     self.unseen.append(step)
-        if not isinstance(action, Reverse | Trace) or isinstance(sweep.vjp, CompiledVjp):
-            return None  # a compiled step calls no code of anybody's
-        return self._listening(action, sweep)
+        if isinstance(action, Reverse | Trace) and not isinstance(sweep.vjp, CompiledVjp):
+            return self._listening(action, sweep)
+        # A compiled step calls no code of anybody's when it is reversed.
+        return hearing_updates(self._same) if isinstance(action, Forward) else None
 
     @contextmanager
     def _listening(self, action: Reverse | Trace, sweep: Sweep) -> Iterator[None]:
@@ -103,12 +128,60 @@ class LaterSteps:
             return action.start + len(sweep.graphs)  # the one after those whose graphs are there
 
         places = CutPlaces(step)
-        with listening(places, in_updates=self._own_update):
+        with listening(places, in_updates=self._own_update), hearing_updates(self._same):
             yield
         self._met |= places.found
-        if reversed_at is not None and self._more and self._unknown(reversed_at):
+        self._entering |= places.entering
+        self._in_backward |= places.in_backward
+        if reversed_at is None:
+            return
+        if self._more and self._unknown(reversed_at):
             self._more -= 1
             self._compare_all(state, reversed_at)
+        self._look_at_idle(state, reversed_at)
+        if reversed_at == self._routine.first_step and self._left is not None:
+            self._left.put_back()
+
+    def _look_at_idle(self, state: State, step: int) -> None:
+        """Compare a step in which a cut counts that counted in no comparison so far."""
+        if self._scripted and not self._is_settled(state, step):
+            self.unseen.append(step)
+        idle = [
+            place
+            for place, at in self._met
+            if at == step and place in self._entering and place not in self._counted
+            and self._is_known(place)
+        ]  # fmt: skip
+        if not idle or not self._notices(state, step, idle):
+            return
+        counting = [each for each in idle if len(idle) == 1 or self._notices(state, step, [each])]
+        if self._more_counted and self._is_settled(state, step):
+            self._counted |= {*counting}
+        else:
+            self._missed |= dict.fromkeys(counting)
+        self._more_counted = max(0, self._more_counted - 1)
+
+    def _notices(self, state: State, step: int, places: list[Place]) -> bool:
+        with deterministic():
+            return notices(
+                self._routine,
+                state,
+                self._z,
+                step,
+                places,
+                in_backward=not self._in_backward.isdisjoint(places),
+                in_update=self._own_update,
+            )
+
+    def _is_settled(self, state: State, step: int) -> bool:
+        """Compare all of a step, and say whether each comparison told."""
+        found: list[float | None] = []
+        if self._own_update:
+            found.append(self._compare_or_note(lambda: self._compare_update(state, step), step))
+        for here, part in self._parts(state, step):
+            compare = partial(self._compare_loss, here, step, part, is_whole=True)
+            found.append(self._compare_or_note(compare, step))
+        return None not in found
 
     def _compare_all(self, state: State, step: int) -> None:
         """Compare the parts of a step until nothing that it takes out of the graph is unknown."""
@@ -137,18 +210,20 @@ class LaterSteps:
             with told_by_witness(), deterministic():
                 return compare()
         except WitnessError as error:
-            words = _later(error, step)
-            if self._refuses:
-                raise WitnessError(words) from None
-            if words not in self.wrong:
-                self.wrong.append(words)
+            self._say(_later(error, step))
             return 0.0
+
+    def _say(self, words: str) -> None:
+        if self._refuses:
+            raise WitnessError(words) from None
+        if words not in self.wrong:
+            self.wrong.append(words)
 
     @property
     def note(self) -> str:
         """Say which steps could not be compared; empty if all were."""
         steps = ", ".join(map(str, sorted(self.unseen)))
-        places = dict.fromkeys(place[0] for place in self._unknown())
+        places = dict.fromkeys(place[0] for place in [*self._unknown(), *self._missed])
         lines = ", ".join(f"{file}:{line}" for file, line in [*places][:3])
         words = (
             steps
@@ -168,20 +243,22 @@ class LaterSteps:
             step: t.
             is_whole: Whether all examples are compared, as where only many of them lead to a cut.
         """
+        for here, part in self._parts(state, step):
+            if not self._unknown(step):
+                return
+            self._compare_loss(here, step, part, is_whole=is_whole)
+
+    def _parts(self, state: State, step: int) -> list[tuple[State, Term]]:
+        """Return the shards and pieces of a step's batch, each with the state that it reads."""
         routine, z = self._routine, self._z
         rows = {name: row.detach() for name, row in state.items()}
         params = rows["params"].clone().requires_grad_()
         before = batch_in_order(routine, rows, params, z, step)[2]
-        parts = [
-            (number, part)
+        return [
+            ({**rows, **before[min(number, len(before) - 1)]}, part)
             for number, term in enumerate(routine.terms(step))
             for part in (term.cut(routine.piece) if routine.piece is not None else [term])
         ]
-        for number, part in parts:
-            if not self._unknown(step):
-                return
-            here = {**rows, **before[min(number, len(before) - 1)]}
-            self._compare_loss(here, step, part, is_whole=is_whole)
 
     def _compare_loss(
         self, state: State, step: int, part: Term | None = None, *, is_whole: bool = False
@@ -203,8 +280,8 @@ class LaterSteps:
             self._compared |= {place for place, _ in places.found}
         return error
 
-    def _compare_update(self, state: State, step: int) -> None:
-        """Compare the derivative of the update at the moments of a step."""
+    def _compare_update(self, state: State, step: int) -> float | None:
+        """Compare the derivative of the update at the moments of a step; None if it was not."""
         routine, z = self._routine, self._z
         rows = {name: row.detach() for name, row in state.items()}
         params = rows["params"].clone().requires_grad_()
@@ -219,6 +296,7 @@ class LaterSteps:
         with places:
             is_told = not compare_step_update(routine, here)
         self._compared |= {place for place, _ in places.found if is_told}
+        return 0.0 if is_told else None
 
     def _losses(self, state: State, term: Term, step: int) -> Tensor:
         params = state["params"].requires_grad_()

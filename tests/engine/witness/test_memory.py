@@ -7,7 +7,7 @@ import torch
 
 import engine
 from engine.errors import WitnessError
-from engine.witness.memory import KeptByFunctions
+from engine.witness.memory.kept import KeptByFunctions
 from tests.strangers.plain import loss
 from tests.strangers.witnessed import output, routine
 

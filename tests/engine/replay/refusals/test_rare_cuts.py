@@ -9,30 +9,16 @@ from torch.nn import functional as F
 
 import engine
 from engine.errors import WitnessError
-from tests.strangers.plain import data, mlp
-from tests.strangers.witnessed import output, routine
+from tests.strangers.plain import data
+from tests.strangers.witnessed import Counting, output, routine
 
 _STEPS = 40  # of which the last two and those in the middle and after three quarters are compared
-
-
-class _Counting(nn.Module):
-    """Counts how often it is called in training."""
-
-    def __init__(self, width: int = 10) -> None:
-        super().__init__()
-        self.net = mlp(nn.Tanh(), width=width)
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if self.training:
-            self.count += 1
-        return self.net(inputs)
 
 
 def _loss(change: Callable[[Tensor], Tensor], every: int = 11) -> Callable[..., Tensor]:
     """Cross-entropy, which is changed in every so many calls."""
 
-    def own(model: _Counting, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def own(model: Counting, batch: tuple[Tensor, Tensor]) -> Tensor:
         losses = F.cross_entropy(model(batch[0]), batch[1], reduction="none")
         is_due = model.training and int(model.count) % every == 0
         return change(losses) if is_due else losses
@@ -42,7 +28,7 @@ def _loss(change: Callable[[Tensor], Tensor], every: int = 11) -> Callable[..., 
 
 def _run(change: Callable[[Tensor], Tensor], every: int = 11, **changes: object) -> engine.Routine:
     own = {"loss": _loss(change, every), "num_steps": _STEPS, "learning_rate": 0.1}
-    return routine(_Counting(), **(own | changes))
+    return routine(Counting(), **(own | changes))
 
 
 def _held(model: nn.Module) -> Tensor:
@@ -115,7 +101,7 @@ def test_a_cut_in_a_step_whose_graph_is_kept_is_refused():
     """It is met long before the step is reversed, after many others that do not cut."""
     run = _run(_by_its_own_constant, 5, num_steps=24)
     once = routine(
-        _Counting(),
+        Counting(),
         loss=lambda m, b: _loss(_by_its_own_constant, 5 if int(m.count) < 5 else 99)(m, b),
         num_steps=24,
     )
@@ -128,12 +114,12 @@ def test_a_cut_in_a_step_whose_graph_is_kept_is_refused():
 def test_a_cut_that_few_examples_do_not_lead_to_is_refused():
     """Of a large model one example is compared; here it takes many that are large."""
 
-    def own(model: _Counting, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def own(model: Counting, batch: tuple[Tensor, Tensor]) -> Tensor:
         losses = F.cross_entropy(model(batch[0]), batch[1], reduction="none")
         is_due = model.training and int(model.count) == 4 and len(losses) > 4
         return losses * losses.mean().detach() if is_due else losses
 
-    run = routine(_Counting(14_000), loss=own, num_steps=12, learning_rate=1e-3)
+    run = routine(Counting(14_000), loss=own, num_steps=12, learning_rate=1e-3)
 
     with pytest.raises(WitnessError, match="That is so in step 3"):
         engine.metagradient(run, _held)
@@ -180,7 +166,7 @@ def test_a_hook_that_loses_the_weight_of_an_example_is_refused():
 
 def test_updates_of_the_engine_are_not_listened_to(monkeypatch):
     """They call torch more often than the rest of a small step, and cut nothing."""
-    from engine.witness.lines import CutPlaces
+    from engine.witness.cuts.places import CutPlaces
 
     heard: list[object] = []
     real = CutPlaces.on_call

@@ -1,0 +1,1 @@
+"""Places that take values out of the graph, and whether a step notices them."""

@@ -1,0 +1,155 @@
+"""Whether a step would be another one if what it takes out of the graph were other numbers.
+
+``torch.where(is_due, x.detach(), x)`` takes a value out at every step, and uses it at some. A
+comparison at another step finds nothing, and has run through the line all the same. So the numbers
+that a cut is given are changed a little, and the step is asked whether it notices.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from engine.numerics.determinism import filling
+from engine.routine.loss_terms import Term
+from engine.routine.module.buffers.batch_norm import without_buffers
+from engine.routine.routine import Routine
+from engine.step.gradient import batch_in_order
+from engine.step.pulls import gradient_of
+from engine.torch_modes import listening
+from engine.types import Metaparams, State
+from engine.witness.agreement import least_size, relative, value_limit
+from engine.witness.cuts.places import CutPlaces, Place, moves, writes
+
+_SHARE = 0.01
+"""By which share numbers are changed: by half and by one and a half of that, and between."""
+
+
+class ChangedCuts(CutPlaces):
+    """Changes the numbers that are taken out of the graph at some places inside the block.
+
+    Args:
+        places: Which.
+    """
+
+    def __init__(self, places: Collection[Place]) -> None:
+        super().__init__()
+        self._places = places
+
+    def taken_out(
+        self,
+        place: Place | None,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *result: Any,  # noqa: ANN401 (whatever the function returns)
+    ) -> Any:  # noqa: ANN401 (likewise)
+        """Return what a function takes out of the graph, of other numbers at those places."""
+        if place not in self._places:
+            return super().taken_out(place, function, args, kwargs, *result)
+        if function is torch.autograd.grad:  # which wants the graph's own tensors
+            return tree_map(_other, function(*args, **kwargs))
+        kept = args[:1] if writes(function) else ()  # it is written into, so it has to be itself
+        others = tree_map(_changed, args[len(kept) :])
+        return function(*kept, *others, **tree_map(_changed, kwargs))
+
+
+def _changed(value: Any) -> Any:  # noqa: ANN401 (any argument)
+    return _other(value) if isinstance(value, Tensor) and moves(value) else value
+
+
+def _other(value: Any) -> Any:  # noqa: ANN401 (any result)
+    """Return a tensor of other numbers; each is moved by a share of its own."""
+    if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
+        return value
+    with torch.no_grad():
+        shares = torch.linspace(0.5, 1.5, max(value.numel(), 1), device=value.device)
+        shares = _SHARE * shares[: value.numel()].reshape(value.shape).to(value.dtype)
+        size = value.abs().mean() if value.numel() else 0.0
+    return value + shares * (value.detach() + size)
+
+
+def notices(  # noqa: PLR0913 (a step, and what of it is asked)
+    routine: Routine,
+    state: State,
+    z: Metaparams,
+    step: int,
+    places: Collection[Place],
+    *,
+    in_backward: bool,
+    in_update: bool,
+) -> bool:
+    """Say whether a step notices that other numbers are taken out of its graph.
+
+    Args:
+        routine: The run.
+        state: s_t.
+        z: Metaparameters.
+        step: t.
+        places: Where they are changed.
+        in_backward: Whether some of the places are in the backward pass.
+        in_update: Whether some may be in the update.
+
+    Cost:
+        The losses of the step's batch, twice; its gradients, too, where ``in_backward``; with
+        ``in_update`` a plain step, and two updates.
+    """
+    found: list[list[Tensor]] = []
+    rows = {name: row.detach() for name, row in state.items()}
+    params = rows["params"].clone().requires_grad_()
+    gradient = batch_in_order(routine, rows, params, z, step)[0].detach() if in_update else None
+    parts = list(_parts(routine, rows, z, step))
+    try:
+        for mode in (CutPlaces(), ChangedCuts(places)):
+            with filling(), listening(mode, in_updates=in_update):
+                values = list(_of_parts(routine, parts, z, step, with_gradient=in_backward))
+                if gradient is not None:
+                    values += _updated(routine, rows, gradient, z, step)
+                found.append(values)
+    except Exception:  # of code of the user, which goes well where nothing is changed
+        return True
+    limit, least = value_limit(routine), least_size(routine)
+    return any(relative(new, old, least) > limit for old, new in zip(*found, strict=True))
+
+
+def _parts(routine: Routine, rows: State, z: Metaparams, step: int) -> Iterator[tuple[Term, State]]:
+    """Yield the pieces of a step's batch and of what is injected, each with what it reads."""
+    before = [rows]
+    if routine.shards > 1:
+        params = rows["params"].clone().requires_grad_()
+        before = [{**rows, **row} for row in batch_in_order(routine, rows, params, z, step)[2]]
+    for number, term in enumerate(routine.terms(step)):
+        for part in term.cut(routine.piece) if routine.piece is not None else [term]:
+            yield part, before[min(number, len(before) - 1)]
+
+
+def _of_parts(
+    routine: Routine,
+    parts: list[tuple[Term, State]],
+    z: Metaparams,
+    step: int,
+    *,
+    with_gradient: bool,
+) -> Iterator[Tensor]:
+    for part, rows in parts:
+        params = rows["params"].clone().requires_grad_()
+        with torch.enable_grad(), routine.reading(rows), routine.binding.keeping():
+            losses = routine.term_losses(params, part, z, step)
+            yield losses.detach()
+            if with_gradient:
+                # A hook on the losses is given their weights, and may take those out.
+                weights = torch.ones_like(losses, requires_grad=True)
+                slope = gradient_of((weights * losses).sum(), params, create_graph=True)
+                assert slope is not None
+                yield slope.detach()
+
+
+def _updated(
+    routine: Routine, rows: State, gradient: Tensor, z: Metaparams, step: int
+) -> list[Tensor]:
+    given = {name: row.clone().requires_grad_() for name, row in without_buffers(rows).items()}
+    with torch.enable_grad(), routine.reading(rows), routine.binding.keeping():
+        after = routine.update({**rows, **given}, gradient.clone().requires_grad_(), z, step)
+    return [row.detach() for row in after.values()]

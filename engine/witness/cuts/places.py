@@ -1,0 +1,225 @@
+"""Places of the user's code that take a value out of the graph, and where it comes back into one.
+
+``CutPlaces`` listens to whole runs. A log takes a value out and keeps it; what goes on into the
+loss, as a factor or one of two branches, is followed to where it meets the graph again. A step may
+change nothing but whether it counts there.
+"""
+
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, UntypedStorage
+
+from engine.torch_modes import FunctionMode
+from engine.witness.lines import CUTS, NOT_THE_USERS
+
+Place = tuple[tuple[str, int], ...]
+"""Files of the user's code and lines of them: that which called torch, and those that led there."""
+
+_ENGINE, _TORCH = (f"{folder}{os.sep}" for folder in NOT_THE_USERS)
+_MODES = f"{_ENGINE}torch_modes.py"
+_NOBODYS = ("<frozen", "<@")
+"""Beginnings of what stands for a file where Python or a check of types made the code."""
+
+_Origins = frozenset[Place]
+
+
+class CutPlaces(FunctionMode):
+    """Notes where a call inside the block loses the graph of what it is given.
+
+    A place is a line and those that led to it: one helper may serve a log and a loss.
+
+    Args:
+        step: Says in which step a call is made.
+
+    Attributes:
+        found: The places and their steps, in the order in which they were met first; also those
+            where what was taken out meets a graph again, which may be another line, now and then.
+        entering: The places of which a number meets a graph again, or may do so unseen: what has
+            become a number of Python's, or an array of numpy's, is not followed through arithmetic.
+        in_backward: The places that were met in a backward pass.
+
+    Cost:
+        Some three microseconds for each function of torch that is called in Python, and one more
+        after a cut.
+    """
+
+    def __init__(self, step: Callable[[], int] = lambda: 0) -> None:
+        super().__init__()
+        self._step = step
+        self.found: dict[tuple[Place, int], None] = {}
+        self.entering: set[Place] = set()
+        self.in_backward: set[Place] = set()
+        self._taken: dict[int, tuple[Callable[[], object], _Origins]] = {}
+        self._written: dict[int, tuple[UntypedStorage, _Origins]] = {}
+
+    def on_call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call ``function``, and note where it is called if it cuts."""
+        is_cut = not torch.is_grad_enabled() or _is_cut(function, kwargs)
+        if is_cut and any(map(moves, tensors_in((*args, *kwargs.values())))):
+            place = self._note()
+            result = self.taken_out(place, function, args, kwargs)
+        else:
+            result = function(*args, **kwargs)
+            is_lost = (
+                _has_numbers_only(result) and function not in _BY_SHAPE
+            )  # torch.tensor(), complex()
+            place = None
+            if is_lost and any(
+                each.requires_grad for each in tensors_in((*args, *kwargs.values()))
+            ):
+                place = self._note()
+                result = self.taken_out(place, function, args, kwargs, result)
+        if place is not None or self._taken:
+            self._follow(place, function, args, kwargs, result)
+        return result
+
+    def taken_out(
+        self,
+        place: Place | None,  # noqa: ARG002 (for classes that change what is taken out)
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *result: Any,  # noqa: ANN401 (likewise)
+    ) -> Any:  # noqa: ANN401 (likewise)
+        """Return what a function takes out of the graph: what it returned, if it was called."""
+        return result[0] if result else function(*args, **kwargs)
+
+    def _note(self) -> Place | None:
+        place = _place()
+        if not place:
+            return None
+        self.found.setdefault((place, self._step()))
+        if torch._C._current_graph_task_id() != -1:
+            self.in_backward.add(place)
+        return place
+
+    def _follow(
+        self,
+        place: Place | None,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: object,
+    ) -> None:
+        """Note what was taken out, and what is made of it, until it meets a graph."""
+        origins = self._origins((*args, *kwargs.values()))
+        if place is not None:
+            origins |= {place}
+        if not origins:
+            return
+        results = result if isinstance(result, list | tuple) else (result,)
+        if any(isinstance(each, Tensor) and moves(each) for each in results):
+            self.entering |= origins
+            self._note()
+            return
+        for each in results:
+            self._take(each, origins)
+        if writes(function):
+            self._take_memory(args[:1], origins)
+        unfollowed = float | complex | np.ndarray | list
+        if any(isinstance(each, unfollowed) for each in (result, *results)):
+            self.entering |= origins
+
+    def _take(self, value: object, origins: _Origins) -> None:
+        if isinstance(value, Tensor):
+            if value.requires_grad or not (value.is_floating_point() or value.is_complex()):
+                return  # a mask or a place in a list has no derivative that could be lost
+            self._taken[id(value)] = (weakref.ref(value), origins)
+        elif isinstance(value, float | complex):
+            self._taken[id(value)] = (lambda: value, origins)  # kept, so that it stays the only one
+
+    def _take_memory(self, written: Sequence[Any], origins: _Origins) -> None:
+        """Follow what a function has written into, also by views, and what .data was taken of."""
+        for each in written:
+            if isinstance(each, Tensor) and not each.requires_grad:
+                with suppress(Exception):  # one without memory, as of torch.func
+                    memory = each.untyped_storage()
+                    self._written[memory.data_ptr()] = memory, origins
+
+    def _origins(self, values: Sequence[Any]) -> _Origins:
+        """Return the places from which any of the arguments comes, as far as it is known."""
+        found: _Origins = frozenset()
+        for value in values:
+            for each in value if isinstance(value, list | tuple) else (value,):
+                known = self._taken.get(id(each))
+                if known is not None and known[0]() is each:
+                    found |= known[1]
+                if self._written and isinstance(each, Tensor) and not each.requires_grad:
+                    with suppress(Exception):  # one without memory, as of torch.func
+                        memory = each.untyped_storage().data_ptr()
+                        found |= self._written[memory][1] if memory in self._written else set()
+        return found
+
+
+def writes(function: Callable[..., Any]) -> bool:
+    """Say whether a function writes into its first argument, by torch's way of naming those."""
+    name = getattr(function, "__name__", "")
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+
+
+_BY_SHAPE = {
+    *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like),
+    *(torch.rand_like, torch.randn_like),
+    *(Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full),
+}
+"""Functions that read no number of the tensor that they are given."""
+
+
+def _has_numbers_only(result: object) -> bool:
+    """Say whether a result has numbers that may have been a tensor's, and no graph."""
+    if isinstance(result, Tensor):
+        return not result.requires_grad and (result.is_floating_point() or result.is_complex())
+    return isinstance(result, float | complex)
+
+
+def moves(tensor: Tensor) -> bool:
+    """Say whether a tensor has a graph; of one that torch.func has wrapped, it is not known."""
+    return tensor.requires_grad or _is_wrapped(tensor)
+
+
+_is_wrapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue] (torch's own)
+
+
+def _is_cut(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
+    if function is torch.autograd.grad:
+        return not kwargs.get("create_graph")
+    return function in CUTS
+
+
+def tensors_in(values: Sequence[Any]) -> Iterator[Tensor]:
+    """Go through the tensors among arguments, and those in lists of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (each for each in value if isinstance(each, Tensor))
+
+
+def _place() -> Place:
+    """Return the lines of the user's code that led to torch; none if the engine called it.
+
+    Modes of the engine hand on what the user called.
+    """
+    frame, is_engines = sys._getframe(3), False
+    found: list[tuple[str, int]] = []
+    while frame is not None and not (found and is_engines):
+        file = frame.f_code.co_filename
+        if file == _MODES:
+            is_engines = False
+        elif file.startswith(_ENGINE):
+            is_engines = True
+        elif not file.startswith((_TORCH, *_NOBODYS)):
+            if is_engines:
+                return ()
+            found.append((file, frame.f_lineno))
+        frame = frame.f_back
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""What functions of the user keep between two calls, outside of the state."""
