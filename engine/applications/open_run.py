@@ -290,15 +290,20 @@ class OpenRun:
     def arrays(self, stage: str) -> "dict[str, zarr.Array[Any]]":
         """Return the arrays of a stage as they lie in the store, shapes (rows, elements).
 
-        They are read a chunk at a time, when they are indexed, and checked by the checksum of the
-        chunk only: ``run.arrays("state[0]")["params"][0, :10]`` of a model of many gigabytes.
+        They are read a chunk at a time, when they are indexed, so that a vector need not fit into
+        memory: ``run.arrays("state[0]")["params"][0, :10]`` of a model of many gigabytes.
 
         Args:
             stage: One of ``stages``.
 
         Raises:
             ConfigurationError: If there is no such stage.
-            StoreError: If it is not there.
+            StoreError: If it is not there; also later, where a row is indexed that is not the one
+                that was committed.
+
+        Cost:
+            Nothing, until a row is indexed for the first time: then all of the row is read once,
+            with a chunk in memory at a time, and compared.
         """
         if stage not in self.stages:
             known = ", ".join(self.stages) or "none"
