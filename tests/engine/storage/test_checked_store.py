@@ -1,4 +1,4 @@
-"""Arrays that are read a chunk at a time, of which no number is seen before its row was compared."""
+"""Arrays that are read a chunk at a time, of which no number is seen before its row is compared."""
 
 import pickle
 
