@@ -1,6 +1,7 @@
 """Work and output of ``mgd compare``: runs side by side."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,18 @@ def compare(runs: list[str], store: str, page: str | None, *, as_json: bool) -> 
 
 
 def _write(file: Path, found: SideBySide) -> None:
+    """Write the page in place of an older one, which stays if this one cannot be written whole."""
+    content, target = as_html(page_of(found)).encode(), file.resolve()
     try:
-        file.write_text(as_html(page_of(found)), encoding="utf-8")
+        if target.exists() and not target.is_file():
+            target.write_bytes(content)  # a pipe takes it as it comes
+            return
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            part.write_bytes(content)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigurationError(
             f"{file} cannot be written ({type(error).__name__}: {error}). Name another file with "
