@@ -290,20 +290,15 @@ class OpenRun:
     def arrays(self, stage: str) -> "dict[str, zarr.Array[Any]]":
         """Return the arrays of a stage as they lie in the store, shapes (rows, elements).
 
-        They are read a chunk at a time, when they are indexed, so that a vector need not fit into
-        memory: ``run.arrays("state[0]")["params"][0, :10]`` of a model of many gigabytes.
+        They are read a chunk at a time when indexed, ``run.arrays("z[0]")["value"][0, :10]``, and
+        need not fit into memory. When a row is first indexed, all of it is read and compared.
 
         Args:
             stage: One of ``stages``.
 
         Raises:
             ConfigurationError: If there is no such stage.
-            StoreError: If it is not there; also later, where a row is indexed that is not the one
-                that was committed.
-
-        Cost:
-            Nothing, until a row is indexed for the first time: then all of the row is read once,
-            with a chunk in memory at a time, and compared.
+            StoreError: If it is not there; later, if a row is indexed that is damaged.
         """
         if stage not in self.stages:
             known = ", ".join(self.stages) or "none"

@@ -10,13 +10,6 @@ from engine.errors import ConfigurationError
 from flows.cli import comparing
 
 
-@pytest.fixture(autouse=True)
-def page(monkeypatch):
-    """A page whose content does not matter."""
-    monkeypatch.setattr(comparing, "page_of", lambda found: found)
-    monkeypatch.setattr(comparing, "as_html", lambda found: found)
-
-
 def test_page_takes_the_place_of_an_older_one(tmp_path):
     """A link stays one, and nothing is left beside it."""
     link, file = tmp_path / "link.html", tmp_path / "page.html"
