@@ -290,15 +290,15 @@ class OpenRun:
     def arrays(self, stage: str) -> "dict[str, zarr.Array[Any]]":
         """Return the arrays of a stage as they lie in the store, shapes (rows, elements).
 
-        They are read a chunk at a time, when they are indexed, and checked by the checksum of the
-        chunk only: ``run.arrays("state[0]")["params"][0, :10]`` of a model of many gigabytes.
+        They are read a chunk at a time when indexed, ``run.arrays("z[0]")["value"][0, :10]``, and
+        need not fit into memory. When a row is first indexed, all of it is read and compared.
 
         Args:
             stage: One of ``stages``.
 
         Raises:
             ConfigurationError: If there is no such stage.
-            StoreError: If it is not there.
+            StoreError: If it is not there; later, if a row is indexed that is damaged.
         """
         if stage not in self.stages:
             known = ", ".join(self.stages) or "none"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from engine.numerics.determinism import deterministic
 from engine.progress.meter import Meter, heard_by, listening
 from engine.stages.run import Run
+from engine.storage.location import store_errors
 
 if TYPE_CHECKING:
     from engine.stages.commits import Made
@@ -105,9 +106,14 @@ def made_ahead(stage: "Stage[[]]", run: Run) -> Iterator[None]:
         stage: The stage. If nobody asks for it inside the block, the thread is stopped at the end
             of the block.
         run: Run that the stage belongs to.
+
+    Raises:
+        StoreError: If the store cannot be asked.
     """
     place = run.store, stage.name, stage.key(run)
-    if place in _AHEAD or stage.committed(run) is not None:
+    with store_errors(run.store):
+        is_known = place in _AHEAD or stage.committed(run) is not None
+    if is_known:
         yield
         return
     ahead = _AHEAD[place] = _Ahead(stage, run)

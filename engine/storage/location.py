@@ -68,7 +68,8 @@ def absolute(url: str) -> str:
 
     Raises:
         StoreUnavailableError: If it is empty, which would be the folder of the process, or a URL
-            that lacks a slash.
+            that lacks a slash, or one of a file with a path that is relative: who writes a URL
+            means the same place from everywhere, and gets another one in each folder.
         ConfigurationError: If it holds a secret.
     """
     refuse_secrets("The location", url, is_place=True)
@@ -82,7 +83,13 @@ def absolute(url: str) -> str:
             f"{redacted(url)!r} is no location: two slashes come after {begun[1]}:. Did you mean "
             f"{begun[1]}://{redacted(url[begun.end() :])}?"
         )
-    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
+    protocol, is_url, path = url.rpartition("://")
+    if is_url and protocol in ("file", "local") and not os.path.isabs(path):
+        raise StoreUnavailableError(
+            f"{redacted(url)!r} is no location: the path of a file begins with a slash there. Did "
+            f"you mean {protocol}://{redacted(os.path.abspath(os.path.expanduser(path)))}?"
+        )
+    return url if is_url else os.path.abspath(os.path.expanduser(url))
 
 
 def join(url: str, *parts: str) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
 from engine.numerics.fingerprint import check_same_bits, fingerprint_of_parts, state_fingerprint
+from engine.storage.checked_store import CheckedStore
 from engine.storage.chunk_files import read_chunk, write_chunk
 from engine.storage.commit_marks import (
     corrupt_row,
@@ -255,12 +256,12 @@ class RowStore:
     def arrays(self) -> "dict[str, zarr.Array[Any]]":
         """Return the arrays, shapes (rows, elements), which read a chunk when it is asked for.
 
-        They are read-only. The checksum of each chunk is compared, the fingerprint of the row is
-        not: ``load`` does both. Of fingerprints that ``open`` was given, the marks are compared.
+        They are read-only. Of a row that is read for the first time, all is compared, as ``check``
+        does; of fingerprints that ``open`` was given, the marks are compared at once.
         """
         for step in range(len(self._expected or ())):
             self._marked(step)
-        lazy = self._zarr.with_read_only(True)
+        lazy = CheckedStore(self._zarr.with_read_only(True), self.check)
         return {
             name: open_array(self.url, lazy, name, self._description, self._options)
             for name in self._arrays
@@ -268,8 +269,6 @@ class RowStore:
 
     def check(self, step: int, name: str) -> None:
         """Compare a vector of a row with its fingerprint, with one chunk in memory at a time.
-
-        Chunks that were exchanged have checksums that are right, and ``arrays`` reads them.
 
         Raises:
             As ``load``.

@@ -1,11 +1,12 @@
 """Work and output of ``mgd compare``: runs side by side."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from engine.applications.open_run import open_run
-from engine.applications.side_by_side import SideBySide, page_of, side_by_side
+from engine.applications.side_by_side import page_of, side_by_side
 from engine.errors import ConfigurationError
 from engine.reports.page import as_html
 from engine.secret_urls import refuse_secrets
@@ -27,7 +28,7 @@ def compare(runs: list[str], store: str, page: str | None, *, as_json: bool) -> 
     refuse_secrets("--page", page or "", is_place=True)
     found = side_by_side([open_run(store, run) for run in runs])
     if page is not None or not as_json:
-        _write(Path(page or PAGE), found)
+        _write(Path(page or PAGE), as_html(page_of(found)))
     if as_json:
         say(json.dumps(found.content()))
         return
@@ -43,9 +44,19 @@ def compare(runs: list[str], store: str, page: str | None, *, as_json: bool) -> 
     say(f"Page: {Path(page or PAGE).absolute()}")
 
 
-def _write(file: Path, found: SideBySide) -> None:
+def _write(file: Path, page: str) -> None:
+    """Write the page in place of an older one, which stays if this one cannot be written whole."""
+    content, target = page.encode(), file.resolve()
     try:
-        file.write_text(as_html(page_of(found)), encoding="utf-8")
+        if target.exists() and not target.is_file():
+            target.write_bytes(content)  # a pipe takes it as it comes
+            return
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            part.write_bytes(content)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigurationError(
             f"{file} cannot be written ({type(error).__name__}: {error}). Name another file with "

@@ -6,8 +6,8 @@ at once. Both are imported after the server has been started, which takes longer
 
 import json
 import shlex
-from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +144,7 @@ def _run(
         LINES.info("Run: %s", run_title(each))
     LINES.info("Store: %s", place)
     # What is refused is refused here, in one message, before a flow starts.
-    with doing("looking at the recipe"):
+    with doing("looking at the recipe"), _told_finished(names, place):
         seconds = prepare(Run(recipe.descent, place))
     with doing("loading Prefect"):
         flow = _flow_of(recipe.kind, chosen)
@@ -160,6 +160,33 @@ def _run(
         loaded()
         stack.enter_context(doing("starting the flow"))  # until the run says more by itself
         return [flow(recipe, place)] if chosen is None else flow(recipe, chosen, place)
+
+
+@contextmanager
+def _told_finished(names: Sequence[str], place: str) -> Iterator[None]:
+    """Say which runs have finished in a store that cannot be written, so that nobody starts anew.
+
+    Args:
+        names: Whole names of the runs.
+        place: URL of the store.
+    """
+    from engine.errors import StoreUnavailableError
+
+    try:
+        yield
+    except StoreUnavailableError as error:
+        from engine.storage.places import RUN, run_file
+        from engine.storage.records import read_bytes
+
+        there: list[str] = []
+        with suppress(Exception):  # it may not be there at all, which is said already
+            there = [name for name in names if read_bytes(run_file(place, name, RUN)) is not None]
+        if not there:
+            raise
+        commands = ", ".join(f"`mgd show {each} --store {shlex.quote(place)}`" for each in there)
+        raise StoreUnavailableError(
+            f"{error} What came of the run that is there is shown by {commands}."
+        ) from error
 
 
 def _flow_of(kind: str, chosen: list[int] | None) -> Callable[..., Any]:

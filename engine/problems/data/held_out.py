@@ -53,7 +53,9 @@ def told_single(classes: Sequence[str], what: str) -> list[str]:
     if not single:
         return []
     shown = ", ".join(single[:_SHOWN]) + (", ..." if len(single) > _SHOWN else "")
+    if len(single) == 1:
+        return [f"{what} has one example of {shown}, which is trained on and not held out."]
     return [
-        f"{what} has {len(single)} classes of one example each, which is trained on and not held "
+        f"{what} has {len(single)} classes of one example each, which are trained on and not held "
         f"out: {shown}."
     ]

@@ -238,17 +238,18 @@ def _hold_out(table: Any, asked: DataRequest) -> tuple[Any, Any]:  # noqa: ANN40
 def _drawn_classes(table: Any, columns: ColumnRoles) -> list[str | None]:  # noqa: ANN401 (whatever is handed in)
     """Return the class of each row, None if it has none; nothing if the labels are no classes."""
     label, first = columns.label, columns.inputs[0]
-    if (
-        label is None
-        or label not in table.column_names
-        or first not in table.column_names
-        or are_texts(table, first)
-    ):
+    if label is None or not {label, *columns.inputs} <= {*table.column_names}:
+        return []
+    if are_texts(table, first):
         return []
     values = plain(table, label)
     if not are_pictures(table, first) and guessed(values, label) is not Target.CLASS:
         return []
-    return [None if is_empty(value) else class_name(value) for value in values]
+    inputs = zip(*(plain(table, name) for name in columns.inputs), strict=True)
+    return [
+        None if is_empty(value) or all(map(is_empty, row)) else class_name(value)
+        for value, row in zip(values, inputs, strict=True)
+    ]
 
 
 def _check_columns(splits: dict[str, SplitRows], asked: DataRequest) -> None:

@@ -38,6 +38,8 @@ class Column:
     spread: float = 1.0
     gaps: bool = False
     is_day: bool = False
+    varies: bool = True
+    """Whether training rows have several numbers there."""
 
     def numbers(self, values: Sequence[Any], split: str) -> np.ndarray:
         """Return one number or more for each row of a split, shape (rows, numbers)."""
@@ -108,7 +110,8 @@ def fitted(name: str, values: Sequence[Any]) -> Column:
             "spread no number can hold. Give it another unit, or leave it out of features."
         )
     is_day = all(type(value) is datetime.date for value in known)
-    return Column(name, (), mean, spread, len(known) < len(values), is_day)
+    varies = bool(numbers.min() < numbers.max())
+    return Column(name, (), mean, spread, len(known) < len(values), is_day, varies)
 
 
 def centre(numbers: np.ndarray) -> tuple[float, float]:

@@ -1,7 +1,6 @@
 """A table (CSV, Parquet or npz) with a column of labels, as a problem."""
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from engine.problems.tables.cells import Column, are_marked, fitted, is_missing,
 from engine.problems.tables.files import column_name, read_table
 from engine.problems.tables.groups import check_groups, groups_of
 from engine.problems.tables.labels import class_name, guessed, labels, targets
+from engine.problems.tables.numberings import numberings, told_nameless
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.data import Target
 from engine.recipes.arguments.model import ModelSettings
@@ -27,12 +27,6 @@ from engine.types import Batch
 
 _SHOWN = 5
 """Words by place in a sentence."""
-
-_INDEX = re.compile(r"__index_level_\d+__")
-"""How pandas calls the columns of Parquet that hold a table's index."""
-
-_NAMELESS = re.compile(r"(Unnamed: \d+)?")
-"""How columns without a name are called, before and after pandas has read them."""
 
 
 class TableColumns(NamedTuple):
@@ -96,7 +90,9 @@ def table_problem(
     # 007 is a name, and 7 is another.
     called = {*([names] if names else []), *(set(groups) - {label, *features})}
     train = read_table(urls["train"], "train", texts=called)
-    index = {} if features else {name: train.pop(name) for name in _index(train, wanted)}
+    asked = (label, names, *groups)
+    unread = {} if features else numberings(train, asked)
+    train = {name: column for name, column in train.items() if name not in unread}
     # What is a word in one file is one in all: true, 01 and NA are other things where all are such.
     words = {name for name, column in train.items() if _are_words(column)}
     tables = {"train": train}
@@ -112,12 +108,7 @@ def table_problem(
     read = features or tuple(name for name in train if name not in groups)
     _check_columns({"train": tables["train"]}, [*groups], urls)  # no other split has to have them
     _check_columns(tables, [label, *read, *([names] if names else [])], urls)
-    notes = [
-        f"The column {name!r} has no cells, and is not read."
-        if all(map(is_missing, column))
-        else f"The column {name!r} counts the rows, as pandas writes its index, and is not read."
-        for name, column in index.items()
-    ]
+    notes = (*unread.values(), *([] if features else told_nameless(train, asked)))
     return rows_problem(tables, wanted, model, (*notes, *said))
 
 
@@ -150,7 +141,7 @@ def rows_problem(
         notes: What people should know of the rows.
     """
     label, target, train = wanted.label, wanted.target, tables["train"]
-    columns = [fitted(name, train[name]) for name in _features(train, wanted)]
+    columns = [fitted(name, train[name]) for name in _features(train, wanted, notes)]
     if target is Target.AUTO:
         target = guessed([value for rows in tables.values() for value in rows[label]], label)
     classes, spread = labels(train[label], label, target)
@@ -172,6 +163,7 @@ def rows_problem(
         notes=(
             *(*notes, *unknown),
             *(*_numbers_among_words(columns), *_unknown_words(tables, columns)),
+            *_told_constants(tables, columns),
         ),
         **splits,
         **_display_parts(tables, wanted, columns),
@@ -179,15 +171,17 @@ def rows_problem(
     )
 
 
-def _features(train: dict[str, list[Any]], wanted: TableColumns) -> tuple[str, ...]:
-    """Return the names of the columns that the model reads."""
+def _features(
+    train: dict[str, list[Any]], wanted: TableColumns, notes: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the names of the columns that the model reads; the notes say why others are not."""
     label, names, grouped = wanted.label, wanted.names, wanted.groups
     read = wanted.features or tuple(name for name in train if name not in (label, names, *grouped))
     if not read:
         raise DataError(
             f"The table has no column besides the label {label!r}{_and('the names', names)}"
             f"{_and('the groups', *grouped)}, so there is nothing to learn from. Add columns of "
-            "features.",
+            f"{' '.join(('features.', *notes))}",
             settings=("arguments.features", "arguments.label"),
         )
     return read
@@ -259,28 +253,6 @@ def _numbers_among_words(columns: Sequence[Column]) -> list[str]:
     return said
 
 
-def _index(train: dict[str, list[Any]], wanted: TableColumns) -> list[str]:
-    """Return the columns that pandas or R has written to number the rows, and those of no cells.
-
-    Both write them without a name; a table that was read and written again has ``Unnamed: 0``. Its
-    rows may have been drawn or shuffled.
-    """
-    asked = (wanted.label, wanted.names, *wanted.groups)
-    return [
-        name
-        for name, column in train.items()
-        if name not in asked
-        and (_INDEX.fullmatch(name) or (_NAMELESS.fullmatch(name) and _counts(column)))
-    ]
-
-
-def _counts(column: Sequence[Any]) -> bool:
-    """Say whether cells are numbers of rows, each another one, or are all empty."""
-    if all(map(is_missing, column)):
-        return True
-    return all(type(cell) is int for cell in column) and len(set(column)) == len(column)
-
-
 def _are_words(column: Sequence[Any]) -> bool:
     known = [value for value in column if not is_missing(value)]
     return bool(known) and all(isinstance(value, str) for value in known)
@@ -319,6 +291,30 @@ def _unknown_words(tables: dict[str, dict[str, list[Any]]], columns: Sequence[Co
                 said.append(
                     f"The column {column.name!r} of the {split} rows has {len(unknown)} words that "
                     f"no training row has, and that the model cannot tell apart: {shown}."
+                )
+    return said
+
+
+def _told_constants(
+    tables: dict[str, dict[str, list[Any]]], columns: Sequence[Column]
+) -> list[str]:
+    """Say which columns are one number in all training rows, and another in held-out ones.
+
+    Training cannot change what the model makes of such a column, which it has drawn at random.
+    """
+    said = []
+    for split, rows in tables.items():
+        for column in columns:
+            others = {
+                value
+                for value in ([] if column.words or column.varies else rows[column.name])
+                if not is_missing(value) and number(value) != column.mean
+            }
+            if others:
+                said.append(
+                    f"The column {column.name!r} is {column.in_words([0.0, 0.0])} in every "
+                    f"training row and another number in {split} rows, e.g. {min(others)!r}. "
+                    "Training says nothing of it: leave it out of arguments.features."
                 )
     return said
 

@@ -255,7 +255,8 @@ def _at_work(
         names = run.uses | {label(each.stage, each.key) for each in run.claims}
         stages = [by_label[name] for name in sorted(names) if name in by_label]
         signs = [file.modified for stage in stages for file in stage.leases]
-        fresh = now - max([run.active, *signs]) < rules.grace_seconds
+        # A file of the future was dated by another clock, or by this one before it was set right.
+        fresh = max(now - max([run.active, *signs]), 0.0) < rules.grace_seconds
         if fresh and (run.starting or not run.finished):
             working[run.name] = (
                 f"Run {run.name} has not finished, and its last write was less than "

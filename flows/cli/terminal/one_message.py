@@ -2,8 +2,10 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import TracebackType
 
 import typer
 
@@ -50,6 +52,7 @@ def one_message(debug: bool) -> Iterator[None]:
         from flows.cli.terminal.signals import was_asked
 
         if debug or (isinstance(error, SystemExit) and was_asked()):
+            sys.excepthook = _without_secrets
             raise
         from flows.cli.terminal.screen import at_words
 
@@ -57,6 +60,19 @@ def one_message(debug: bool) -> Iterator[None]:
             message = at_words(_message(error), sys.stderr)
             typer.secho(message, err=True, fg=typer.colors.RED)
         raise typer.Exit(_code(error)) from None
+
+
+def _without_secrets(
+    kind: type[BaseException], error: BaseException, frames: TracebackType | None
+) -> None:
+    """Print a traceback as Python does, and hide the secrets of URLs in it.
+
+    People show tracebacks to others, and a library's error may name the signed address to which it
+    was led.
+    """
+    from engine.secret_urls import redacted
+
+    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, frames))))
 
 
 def _look_for_working_folder() -> None:

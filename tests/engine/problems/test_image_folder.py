@@ -225,8 +225,7 @@ def test_only_picture_of_a_class_is_trained_on_and_told(tmp_path):
     assert problem.train.labels.bincount().tolist()[2] == 1
     assert 2 not in problem.objective.labels
     assert problem.notes == (
-        f"The folder {folder} has 1 classes of one example each, which is trained on and not held "
-        "out: c.",
+        f"The folder {folder} has one example of c, which is trained on and not held out.",
     )
 
 

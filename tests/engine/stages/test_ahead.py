@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from engine.errors import StoreRefusedError
 from engine.progress.meter import Meter, heard_by, listening
 from engine.stages import ahead, commits
 from engine.stages import training as stages
@@ -44,6 +45,19 @@ def test_what_was_made_ahead_is_committed_and_not_made_again(store):
     assert calls == [f"{stage.name} ahead"]
     assert ref == stages.initial_value(Run(recipe(), f"{store}-other"))
     assert commits.find(stage.name, ref.key, store) == ref
+    assert not ahead.is_any()
+
+
+def test_store_that_may_not_be_read_is_named(store, monkeypatch):
+    """It is the first thing that a start asks of the folder of stages."""
+
+    def refuse(*asked):
+        raise PermissionError(13, "Permission denied", "record.json")
+
+    monkeypatch.setattr(Stage, "committed", refuse)
+
+    with pytest.raises(StoreRefusedError, match=f"The store {store} refuses to be read"):
+        made_ahead(counted([]), Run(recipe(), store)).__enter__()
     assert not ahead.is_any()
 
 

@@ -52,15 +52,16 @@ def test_chunks_that_were_exchanged_are_found(folder, tmp_path, monkeypatch, req
     for name, content in (("0", other), ("1", one)):
         files.pipe_file(f"{path}/{name}", content)
 
-    assert rows.arrays()["params"][0, :3].tolist() == [3, 4, 5]
-    with pytest.raises(CheckpointCorruptError, match="'params' has the fingerprint"):
-        rows.check(0, "params")
+    for each in (lambda: rows.check(0, "params"), lambda: rows.arrays()["params"][0, :3]):
+        with pytest.raises(CheckpointCorruptError, match="'params' has the fingerprint"):
+            each()
     files.pipe_file(f"{path}/0", one[:-1])
     with pytest.raises(CheckpointCorruptError, match="'params' fails its checksum"):
         rows.check(0, "params")
     files.rm_file(f"{path}/0")
-    with pytest.raises(CheckpointCorruptError, match="lacks the chunk params/c/0/0"):
-        rows.check(0, "params")
+    for each in (lambda: rows.check(0, "params"), lambda: rows.arrays()["params"][0, :3]):
+        with pytest.raises(CheckpointCorruptError, match="lacks the chunk params/c/0/0"):
+            each()
 
 
 def test_a_disk_that_is_full_leaves_the_chunk_that_was_there(tmp_path):

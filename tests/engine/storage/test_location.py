@@ -49,6 +49,19 @@ def test_absolute_refuses_a_url_that_lacks_a_slash(url):
         absolute(url)
 
 
+@pytest.mark.parametrize("url", ["file://runs", "local://../runs", "file://", "file://~/runs"])
+def test_absolute_refuses_a_url_of_a_file_that_depends_on_the_folder(url, tmp_path, monkeypatch):
+    """A run was kept in one folder and looked for in another; by the standard it names a host."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    protocol, path = url.split("://")
+    meant = absolute(path) if path else str(tmp_path)
+
+    with pytest.raises(StoreUnavailableError, match=f"Did you mean {protocol}://{meant}?"):
+        absolute(url)
+    assert absolute(f"{protocol}://{meant}") == f"{protocol}://{meant}"
+
+
 def test_absolute_takes_a_folder_with_a_colon(tmp_path, monkeypatch):
     """That no filesystem is called like."""
     monkeypatch.chdir(tmp_path)
@@ -56,9 +69,7 @@ def test_absolute_takes_a_folder_with_a_colon(tmp_path, monkeypatch):
     assert absolute("march:/first") == str(tmp_path / "march:" / "first")
 
 
-@pytest.mark.parametrize(
-    "url", ["file:///scratch/run", "file://run", "s3://bucket/~", "memory://a"]
-)
+@pytest.mark.parametrize("url", ["file:///scratch/run", "s3://bucket/~", "memory://a"])
 def test_absolute_leaves_urls_alone(url):
     """A URL is resolved by its filesystem."""
     assert absolute(url) == url

@@ -46,7 +46,7 @@ def test_too_few_rows_leave_none_to_hold_out(total, classes):
 def test_classes_of_one_row_are_told():
     """Nothing says how well they are learned."""
     assert told_single(["a", "b", "b", "c"], "The label 'y'") == [
-        "The label 'y' has 2 classes of one example each, which is trained on and not held out: "
+        "The label 'y' has 2 classes of one example each, which are trained on and not held out: "
         "a, c."
     ]
     assert told_single(["a", "a"], "The label 'y'") == []

@@ -374,4 +374,18 @@ def test_only_row_of_a_class_is_trained_on_and_told(tmp_path):
         found = built(tmp_path / "rows.parquet", inputs=["x"], label="kind", seed=seed)
 
         assert found.data.groups["kind"].count("b") == 1
-        assert "The column 'kind' has 1 classes of one example each" in " ".join(found.notes)
+        assert "The column 'kind' has one example of b, which is trained on" in " ".join(
+            found.notes
+        )
+
+
+def test_row_without_an_input_is_no_row_of_its_class(tmp_path):
+    """It is left out, so that the class would be one that no training row has."""
+    rows = {"x": [None if n % 2 else float(n) for n in range(60)],
+            "kind": ["b"] * 2 + ["a"] * 58}  # fmt: skip
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "rows.parquet"))
+
+    for seed in range(6):
+        found = built(tmp_path / "rows.parquet", inputs=["x"], label="kind", seed=seed)
+
+        assert found.data.groups["kind"].count("b") == 1

@@ -35,6 +35,8 @@ NUMBERED = {
     "shuffled": ("", lambda n: (7 * n) % ROWS),
     "drawn": ("", lambda n: 3 * n + 100),
     "written twice by pandas": ("Unnamed: 0", lambda n: n),
+    "written three times by pandas": ("Unnamed: 0.1", lambda n: n),
+    "and once more": ("Unnamed: 0.1.1", lambda n: n),
 }
 
 
@@ -47,18 +49,52 @@ def test_column_without_a_name_that_numbers_the_rows_is_not_read(kind, tmp_path)
     found = table(url, label="y")
 
     assert found.train.inputs.shape[1] == 1
-    assert "counts the rows" in found.notes[0]
+    assert "as pandas and R number rows, and is not read" in found.notes[0]
     features = (name.strip('"'), "x")
     assert table(url, label="y", features=features).train.inputs.shape[1] == 2
 
 
-@pytest.mark.parametrize("cells", [lambda n: n % 3, lambda n: n / 2, lambda n: f"w{n}"])
+@pytest.mark.parametrize(
+    "cells", [lambda n: n % 3, lambda n: n / 2, lambda n: f"w{n}", lambda n: n - 5]
+)
 def test_column_without_a_name_that_says_something_is_read(cells, tmp_path):
-    """Repeated numbers, fractions and words are no numbers of rows."""
+    """Repeated numbers, fractions, words and numbers below 0 are no numbers of rows."""
     found = table(put(tmp_path / "t.csv", ",x,y", lambda n: f"{cells(n)},{n}"), label="y")
 
     assert found.train.inputs.shape[1] > 1
     assert not [note for note in found.notes if "not read" in note]
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+def test_numberings_of_two_tables_that_were_put_together_are_told(name, tmp_path):
+    """They repeat themselves, as other whole numbers do: which of them it is, people know."""
+    url = put(tmp_path / "t.csv", f"{name},x,y", lambda n: f"{n % 10},{n % 3}")
+
+    told = f"The column {name!r} has no name, and its whole numbers are read as a feature."
+    assert told in table(url, label="y").notes[0]
+    assert table(url, label="y", features=(name, "x")).notes == ()
+    assert table(url, label="y", names=name).notes == ()
+
+
+def test_table_of_nothing_but_a_numbering_says_what_was_left_out(tmp_path):
+    """Who means the column reads how it is asked for."""
+    url = put(tmp_path / "t.csv", ",y", lambda n: n)
+
+    with pytest.raises(DataError, match=r"nothing to learn from.*name it in arguments\.features"):
+        table(url, label="y")
+
+
+@pytest.mark.parametrize("value", ["3", ""])
+def test_constant_that_differs_in_held_out_rows_is_told(value, tmp_path):
+    """What the model makes of it is drawn and never trained, and its loss counts."""
+    train = put(tmp_path / "train.csv", "x,k,y", lambda n: f"{n},2")
+    held = put(tmp_path / "held.csv", "x,k,y", lambda n: f"{n},{value if n == 4 else 2}")
+
+    notes = table(train, label="y", objective=held).notes
+
+    told = "The column 'k' is 2 in every training row and another number in objective rows, e.g. 3."
+    assert [note.startswith(told) for note in notes] == ([True] if value else [])
+    assert table(train, label="y", objective=train).notes == ()
 
 
 def test_separators_at_the_ends_of_lines_are_no_column(tmp_path):
@@ -155,4 +191,6 @@ def test_only_row_of_a_class_is_trained_on_and_told(tmp_path):
 
         assert found.train.labels.bincount().tolist()[1] == 1
         assert not found.objective.labels.any()
-        assert "The label 'y' has 1 classes of one example each" in found.notes[0]
+        assert found.notes[0] == (
+            "The label 'y' has one example of b, which is trained on and not held out."
+        )

@@ -163,10 +163,13 @@ def test_index_of_pandas_is_no_feature(tmp_path):
         frame.set_index(pandas.Index([7, *range(19)])).to_parquet()
     )
 
-    for name, index in (("t.csv", ""), ("t.parquet", "__index_level_0__")):
+    for name, index, why in (
+        ("t.csv", "", "has no name and another whole number in each row"),
+        ("t.parquet", "__index_level_0__", "is an index of pandas"),
+    ):
         found = table(str(tmp_path / name), "y")
         assert found.train.inputs.shape[1] == 1
-        assert any(f"The column {index!r} counts the rows" in note for note in found.notes)
+        assert f"The column {index!r} {why}" in " ".join(found.notes)
 
 
 def test_rows_are_called_as_they_are_written(tmp_path):

@@ -4,6 +4,7 @@ import os
 import time
 import uuid
 from itertools import product
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -110,6 +111,20 @@ def test_run_at_work_stays_whatever_is_asked(store):
     assert report.kept_runs == [named("busy")]
     with pytest.raises(ConfigurationError, match="may be at work.*--grace"):
         plan_clean(store, CleanRules(runs=[named("busy")]))
+
+
+@pytest.mark.parametrize("days", [-365, 365])
+def test_run_whose_files_have_another_clocks_dates_can_be_freed(local, days):
+    """The remedy that is named works, also for files that seem to be of the future."""
+    add_run(local, "stopped", add_stage(local, "train", "used"))
+    then = time.time() + days * 86400
+    for file in (path for path in Path(local).rglob("*") if path.is_file()):
+        os.utime(file, (then, then))
+
+    plan = plan_clean(local, CleanRules(runs=[named("stopped")], grace_seconds=0))
+
+    assert named("stopped") in [each.name for each in plan.report.freed if each.what == "run"]
+    assert not plan_clean(local, CleanRules(older_than_seconds=400 * 86400)).report.freed
 
 
 def test_finished_run_that_is_run_again_is_at_work(local):

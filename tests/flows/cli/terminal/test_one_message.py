@@ -318,3 +318,29 @@ start.main()
     assert done.returncode == code
     assert "does not wait any longer" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_traceback_of_a_command_has_no_secret(tmp_path):
+    """It is printed by the interpreter, with the error of the library that was the cause."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import typer\n"
+        "from flows.cli.terminal.one_message import one_message\n"
+        "app = typer.Typer(pretty_exceptions_enable=False)\n"
+        "@app.command()\n"
+        "def command():\n"
+        "    with one_message(debug=True):\n"
+        "        try:\n"
+        "            raise OSError('403 of https://host/x?X-Amz-Signature=' + 'hid' + 'den')\n"
+        "        except OSError as error:\n"
+        "            raise ValueError('https://user:' + 'hid' + 'den@host/') from error\n"
+        "app()\n"
+    )
+
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True)
+
+    assert done.returncode == 1
+    assert "hidden" not in done.stdout + done.stderr
+    assert "403 of https://host/x?X-Amz-Signature=***" in done.stderr
+    assert "ValueError: https://user:***@host/" in done.stderr
+    assert "Traceback (most recent call last)" in done.stderr
