@@ -182,10 +182,10 @@ def _table(table: Table) -> str:
     if not table.rows:
         return ""
     names = list(table.columns)
-    lines = [names, ["---"] * len(names)]
+    lines = [list(table.heads.values()), ["---"] * len(names)]
     shown = _rows_to_show(table)
     lines += [[_plain(str(row.get(name, ""))) for name in names] for row in shown]
-    written = "\n".join(f"| {' | '.join(line)} |" for line in [map(_plain, names), *lines[1:]])
+    written = "\n".join(f"| {' | '.join(line)} |" for line in [map(_plain, lines[0]), *lines[1:]])
     more = len(table.rows) - len(shown)
     if not more:
         return written

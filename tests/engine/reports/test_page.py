@@ -105,6 +105,19 @@ def test_columns_are_written_by_what_they_hold():
     assert Table([{"number": "loss", run: "0.4", f"{run}-2": "0.5"}]).stacks
 
 
+def test_heads_in_words_begin_with_a_capital_letter():
+    """Tables of one page had both; a symbol, a key and what somebody has called are no words."""
+    row = {"as it ships": 1, "AUC": 2, "z (metaparameters)": 3, "training.seed": 4, "colour": 5}
+    table = Table([row], named=frozenset({"colour"}))
+
+    heads = ["As it ships", "AUC", "z (metaparameters)", "training.seed", "colour"]
+    content = page(sections=[Section("S", tables=[table])])
+    written = as_html(content)
+    assert re.findall(r"<th[^>]*>([^<]*)</th>", written) == heads
+    assert re.findall(r'data-label="([^"]*)"', written) == heads
+    assert f"| {' | '.join(heads)} |" in as_markdown(content)
+
+
 def test_a_table_without_rows_is_left_out():
     """An empty head would ask what is missing."""
     empty = page(sections=[Section("Empty", tables=[Table([])])])
