@@ -2,6 +2,7 @@
 
 import base64
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,9 @@ REPORT = "report.html"
 
 ROWS = 20
 """Rows of a table in Markdown; the page has them all."""
+
+_HEAD = 12
+"""Letters of a line of a head in Markdown, unless a word is longer."""
 
 _MOST_FOLDERS = 2
 """Parts of an example's name that is a path, up to which all of it is shown below a picture."""
@@ -182,15 +186,21 @@ def _table(table: Table) -> str:
     if not table.rows:
         return ""
     names = list(table.columns)
-    lines = [list(table.heads.values()), ["---"] * len(names)]
+    lines = [[_head(each) for each in table.heads.values()], ["---"] * len(names)]
     shown = _rows_to_show(table)
     lines += [[_plain(str(row.get(name, ""))) for name in names] for row in shown]
-    written = "\n".join(f"| {' | '.join(line)} |" for line in [map(_plain, lines[0]), *lines[1:]])
+    written = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     more = len(table.rows) - len(shown)
     if not more:
         return written
     rest = f"{len(shown)} of {len(table.rows)} rows." if table.marked else f"and {more} rows more."
     return f"{written}\n\n... {rest}"
+
+
+def _head(words: str) -> str:
+    """Return a head in lines: Prefect's first UI breaks none, and hides that a table goes on."""
+    lines = textwrap.wrap(redacted(words), _HEAD, break_long_words=False, break_on_hyphens=False)
+    return "<br>".join(map(_plain, lines))
 
 
 def _rows_to_show(table: Table) -> list[Mapping[str, Any]]:

@@ -62,7 +62,7 @@ def test_no_name_becomes_markup_in_markdown():
     """The UI renders Markdown, and HTML in it; a pipe would end a cell."""
     written = as_markdown(everything(HOSTILE))
 
-    assert "<" not in written
+    assert "<" not in written.replace("<br>", "")  # between the lines of a head
     assert not re.search(r"(?<!\\)[`\[*](?!\*)[a-c]", written)
     tables = re.findall(r"(?:^\|.*\n?)+", written, re.MULTILINE)
     assert len(tables) == 2
@@ -115,7 +115,7 @@ def test_heads_in_words_begin_with_a_capital_letter():
     written = as_html(content)
     assert re.findall(r"<th[^>]*>([^<]*)</th>", written) == heads
     assert re.findall(r'data-label="([^"]*)"', written) == heads
-    assert f"| {' | '.join(heads)} |" in as_markdown(content)
+    assert f"| {' | '.join(heads[:2])} | z<br>(metaparameters) |" in as_markdown(content)
 
 
 def test_a_table_without_rows_is_left_out():
