@@ -30,6 +30,8 @@ _MOST_FOLDERS = 2
 
 _NO_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
+_FIGURE = re.compile(r"(\d) ([kMGT]?B|ms|s|min|h)\b")
+
 _FENCED = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
 
@@ -188,7 +190,7 @@ def _table(table: Table) -> str:
     names = list(table.columns)
     lines = [[_head(each) for each in table.heads.values()], ["---"] * len(names)]
     shown = _rows_to_show(table)
-    lines += [[_plain(str(row.get(name, ""))) for name in names] for row in shown]
+    lines += [[_cell(str(row.get(name, ""))) for name in names] for row in shown]
     written = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     more = len(table.rows) - len(shown)
     if not more:
@@ -201,6 +203,11 @@ def _head(words: str) -> str:
     """Return a head in lines: Prefect's first UI breaks none, and hides that a table goes on."""
     lines = textwrap.wrap(redacted(words), _HEAD, break_long_words=False, break_on_hyphens=False)
     return "<br>".join(map(_plain, lines))
+
+
+def _cell(text: str) -> str:
+    """Return a value of a table, which a narrow page breaks between words, but not in a figure."""
+    return _FIGURE.sub("\\1\N{NO-BREAK SPACE}\\2", _plain(text))
 
 
 def _rows_to_show(table: Table) -> list[Mapping[str, Any]]:

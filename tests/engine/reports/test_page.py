@@ -118,6 +118,15 @@ def test_heads_in_words_begin_with_a_capital_letter():
     assert f"| {' | '.join(heads[:2])} | z<br>(metaparameters) |" in as_markdown(content)
 
 
+def test_a_figure_of_a_table_is_not_broken_from_its_unit():
+    """A phone showed "19.4" above "s" in each row of a plan."""
+    row = {"schedule": "k-ary, 4 parts", "store": "2.4 MB", "run": "19.4 s", "steps": "220 + 20"}
+
+    shown = as_markdown(page(sections=[Section("S", tables=[Table([row])])]))
+
+    assert "| k-ary, 4 parts | 2.4\u00a0MB | 19.4\u00a0s | 220 + 20 |" in shown
+
+
 def test_a_table_without_rows_is_left_out():
     """An empty head would ask what is missing."""
     empty = page(sections=[Section("Empty", tables=[Table([])])])
