@@ -21,7 +21,7 @@ _WORD = re.compile(r"[a-z-]{2,}(?![\w.])")
 """The beginning of a head that is a word, and no symbol, key or name of a file."""
 
 _NUMBER = re.compile(r"[-+]?(\d|\.\d)")
-_NOTHING = ("", "-", "diverged")
+_NOTHING = ("", "-", "diverged", "not set")
 
 
 @dataclass(frozen=True)

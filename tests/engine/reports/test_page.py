@@ -99,6 +99,8 @@ def test_columns_are_written_by_what_they_hold():
 
     kinds = ["word", "number", "number", "interval", "word", "text"]
     assert list(table.columns.values()) == kinds
+    both = Table([{"key": "a", "here": "60", "as it ships": "not set"}, {"key": "b", "here": "2"}])
+    assert list(both.columns.values()) == ["word", "number", "number"]  # or one leans on the other
     assert table.stacks
     assert not Table([{"a": 1, "b": 2, "c": 3}]).stacks
     run = "digits-selection-0123abcd"  # runs side by side
