@@ -167,7 +167,7 @@ def together(
     ]
     if any(wrong):
         rows = [row | {"known": "wrong" * marked} for row, marked in zip(rows, wrong, strict=True)]
-    return Table(rows)
+    return Table(rows, named=frozenset(names))
 
 
 def _shown_columns(names: list[str]) -> tuple[list[str], int]:

@@ -143,16 +143,17 @@ def _settings_by_key(runs: Sequence[OpenRun]) -> dict[str, dict[str, str]]:
 
 def page_of(found: SideBySide) -> Page:
     """Return the comparison as the page of a report."""
+    names = frozenset(found.names)
     sections = [
         Section(
             "Results",
             lines=[f"{run.name}: {run.headline}" for run in found.runs],
-            tables=[Table(found.numbers)],
+            tables=[Table(found.numbers, named=names)],
         ),
         Section(
             "Settings that differ",
             notes=[] if found.settings else ["No setting differs."],
-            tables=[Table(found.settings, code=frozenset({"setting"}))],
+            tables=[Table(found.settings, code=frozenset({"setting"}), named=names)],
         ),
         Section(
             "Curves",
@@ -161,7 +162,7 @@ def page_of(found: SideBySide) -> Page:
         ),
         Section(
             "All numbers",
-            tables=[Table([_written(row) for row in found.quantities])],
+            tables=[Table([_written(row) for row in found.quantities], named=names)],
             folded=True,
         ),
         Section(

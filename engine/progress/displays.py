@@ -54,11 +54,17 @@ class Scores:
     Args:
         meter: What is watched.
         write: Prints a line.
-        timed: Whether a line says the time too.
+        columns: Returns the columns of a line that stands above a picture, which has the time;
+            None where nothing else says it, and lines are as long as they are.
     """
 
-    def __init__(self, meter: Meter, write: Callable[[str], None], *, timed: bool = True) -> None:
-        self._meter, self._write, self._timed = meter, write, timed
+    def __init__(
+        self,
+        meter: Meter,
+        write: Callable[[str], None],
+        columns: Callable[[], int] | None = None,
+    ) -> None:
+        self._meter, self._write, self._columns = meter, write, columns
         self._said: dict[Board, int] = {}
 
     def look(self) -> None:
@@ -66,9 +72,15 @@ class Scores:
         for board in list(self._meter.boards):
             seen, known = board.snapshot(), self._said.get(board, 0)
             for place in range(known, len(seen.outer)):
-                sentence = seen.outer_sentence(place, timed=self._timed)
-                self._write(_whose(self._meter, seen) + capital(sentence))
+                self._write(self._sentence(seen, place))
             self._said[board] = len(seen.outer)
+
+    def _sentence(self, seen: Snapshot, place: int) -> str:
+        whose = _whose(self._meter, seen)
+        if self._columns is None:
+            return whose + capital(seen.outer_sentence(place))
+        room = self._columns() - len(whose)
+        return whose + capital(seen.outer_sentence(place, timed=False, room=room))
 
 
 class PlainLines:

@@ -145,26 +145,48 @@ class Snapshot:
             return ""
         return write_measure(self.choose_by, self.outer[self.best].of(self.choose_by))
 
-    def outer_sentence(self, place: int, *, timed: bool = True) -> str:
+    def outer_sentence(self, place: int, *, timed: bool = True, room: int | None = None) -> str:
         """Say what came of an outer step, and how it compares with those before.
 
         Args:
             place: Among those that are scored.
             timed: Whether it says the time too, which some displays show beside it.
+            room: Columns of the line; it says less where all would need more. None: no bound.
         """
         line = self.outer[place]
-        parts = [f"{self.judge} loss {write_number(line.loss)}"]
-        parts += line.measured()
+        measured = line.measured()
+        objective = []
         if line.objective is not None:
-            parts.append(f"objective {write_number(line.objective)}")
-        words = f"outer step {line.number} of {self.num_outer}: {', '.join(parts)}"
+            objective = [f"objective {write_number(line.objective)}"]
+        # As much is left out of every line: they are read in columns.
+        shorter = [[*measured, *objective], [*measured[:1], *objective], measured[:1], []]
+        heads = [self._outer_words(line, parts) for parts in shorter]
+        ends = len(_standing(self.num_outer, short=True))
+        words = _first_fitting(heads, None if room is None else room - ends)
         if place:
             # The best until then: where a run goes on, all that were there are said at once.
-            is_best, number = line.best == place, self.outer[line.best].number
-            words += " (best so far)" if is_best else f" (best: outer step {number})"
+            best = None if line.best == place else self.outer[line.best].number
+            ways = [words + _standing(best, short=short) for short in (False, True)]
+            words = _first_fitting(ways, room)
         if not timed:
             return words
         times = [f"{write_duration(line.seconds)} gone"] if line.seconds >= 1 else []
         if self.left is not None:
             times.append(f"{about(self.left)} left")
         return f"{words}; {', '.join(times)}" if times else words
+
+    def _outer_words(self, line: OuterLine, parts: list[str]) -> str:
+        said = ", ".join([f"{self.judge} loss {write_number(line.loss)}", *parts])
+        return f"outer step {line.number} of {self.num_outer}: {said}"
+
+
+def _standing(best: int | None, *, short: bool) -> str:
+    """Say which outer step is the best so far; None is the one that is spoken of."""
+    if best is None:
+        return " (best)" if short else " (best so far)"
+    return f" (best: {best})" if short else f" (best: outer step {best})"
+
+
+def _first_fitting(ways: list[str], room: int | None) -> str:
+    """Return the first that is no longer than the room that there is, or else the last."""
+    return next((each for each in ways if room is None or len(each) <= room), ways[-1])

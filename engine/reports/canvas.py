@@ -214,9 +214,11 @@ def whole_numbers(axes: "matplotlib.axes.Axes") -> None:
 
     low, high = axes.get_xlim()
     if high - low < 1:
-        axes.set_xlim(low - 1, high + 1)
+        axes.set_xlim(low - 0.5, high + 0.5)
     bins = _TICKS if is_narrow() else "auto"
-    axes.xaxis.set_major_locator(MaxNLocator(bins, integer=True, steps=[1, 2, 5, 10]))
+    # With the default of at least two ticks, those of a single number are parts of it.
+    whole = MaxNLocator(bins, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+    axes.xaxis.set_major_locator(whole)
 
 
 def short_names(names: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,10 +22,15 @@ REPORT = "report.html"
 ROWS = 20
 """Rows of a table in Markdown; the page has them all."""
 
+_HEAD = 12
+"""Letters of a line of a head in Markdown, unless a word is longer."""
+
 _MOST_FOLDERS = 2
 """Parts of an example's name that is a path, up to which all of it is shown below a picture."""
 
 _NO_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
+
+_FIGURE = re.compile(r"(\d) ([kMGT]?B|ms|s|min|h)\b")
 
 _FENCED = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
@@ -182,15 +188,26 @@ def _table(table: Table) -> str:
     if not table.rows:
         return ""
     names = list(table.columns)
-    lines = [names, ["---"] * len(names)]
+    lines = [[_head(each) for each in table.heads.values()], ["---"] * len(names)]
     shown = _rows_to_show(table)
-    lines += [[_plain(str(row.get(name, ""))) for name in names] for row in shown]
-    written = "\n".join(f"| {' | '.join(line)} |" for line in [map(_plain, names), *lines[1:]])
+    lines += [[_cell(str(row.get(name, ""))) for name in names] for row in shown]
+    written = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     more = len(table.rows) - len(shown)
     if not more:
         return written
     rest = f"{len(shown)} of {len(table.rows)} rows." if table.marked else f"and {more} rows more."
     return f"{written}\n\n... {rest}"
+
+
+def _head(words: str) -> str:
+    """Return a head in lines: Prefect's first UI breaks none, and hides that a table goes on."""
+    lines = textwrap.wrap(redacted(words), _HEAD, break_long_words=False, break_on_hyphens=False)
+    return "<br>".join(map(_plain, lines))
+
+
+def _cell(text: str) -> str:
+    """Return a value of a table, which a narrow page breaks between words, but not in a figure."""
+    return _FIGURE.sub("\\1\N{NO-BREAK SPACE}\\2", _plain(text))
 
 
 def _rows_to_show(table: Table) -> list[Mapping[str, Any]]:

@@ -17,8 +17,11 @@ LONG = 20
 LONG_KEY = 36
 """A longer name is broken anywhere; it is a digest, which nobody reads as a word."""
 
+_WORD = re.compile(r"[a-z-]{2,}(?![\w.])")
+"""The beginning of a head that is a word, and no symbol, key or name of a file."""
+
 _NUMBER = re.compile(r"[-+]?(\d|\.\d)")
-_NOTHING = ("", "-", "diverged")
+_NOTHING = ("", "-", "diverged", "not set")
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,24 @@ class Table:
         marked: Number of a row to a word that gives it a colour: chosen, warn or refuse.
         code: Columns that hold names which users copy.
         pairs: Whether it has two columns, a name and its value, and no heads.
+        named: Columns whose name somebody else gave, e.g. a run's: their heads stay as they are.
     """
 
     rows: Sequence[Mapping[str, Any]]
     marked: Mapping[int, str] = field(default_factory=dict)
     code: frozenset[str] = frozenset()
     pairs: bool = False
+    named: frozenset[str] = frozenset()
+
+    @property
+    def heads(self) -> dict[str, str]:
+        """Each column with its head, which begins with a capital letter if it is in words."""
+        return {
+            name: name[0].upper() + name[1:]
+            if name not in self.named and _WORD.match(name)
+            else name
+            for name in self.columns
+        }
 
     @property
     def columns(self) -> dict[str, str]:

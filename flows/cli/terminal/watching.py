@@ -127,7 +127,7 @@ def _picture(meter: Meter) -> Iterator[Callable[[str], None]]:
         over.append(True)  # what comes after the last words would hide how the run goes on
         drawn.stop()
 
-    scores = Scores(meter, write, timed=False)  # the picture has the time
+    scores = Scores(meter, write, lambda: console.width)
     with (
         live(meter, console, plain) as drawn,
         before_last_words(end),

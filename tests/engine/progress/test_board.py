@@ -7,6 +7,7 @@ import pytest
 from engine.progress.board import Board, Course
 from engine.progress.meter import Meter
 from engine.progress.names import about, clock, in_words
+from engine.progress.time_left import Work
 from engine.recipes.descent import OuterSettings
 from tests.helpers.runs.watched_run import WORKS, Clock, scores
 
@@ -79,6 +80,28 @@ def test_of_outer_steps_told_at_once_each_says_what_was_best_until_then(clocked)
         *("", "best so far)", "best: outer step 1)", "best so far)"),
     ]
     assert seen.best == 3
+
+
+@pytest.mark.parametrize(
+    ("room", "told"),
+    [
+        (None, ", accuracy 90.0 %, recall 0.5000, objective 1.2000 (best: outer step 10)"),
+        (100, ", accuracy 90.0 %, objective 1.2000 (best: outer step 10)"),
+        (90, ", accuracy 90.0 %, objective 1.2000 (best: 10)"),
+        (80, ", accuracy 90.0 % (best: 10)"),
+        (40, " (best: 10)"),
+    ],
+)
+def test_a_line_says_what_it_has_room_for(room, told):
+    """In a terminal of 80 columns "(best so far)" stood on a second line of its own."""
+    board = Board(Course("a run", [Work("update", 1.0)] * 12), Meter(), Clock())
+    for number in range(13):
+        loss = 0.5 if number == 10 else 0.6
+        board.scored(number, scores(loss, accuracy=0.9, recall=0.5))
+
+    words = board.snapshot().outer_sentence(12, timed=False, room=room)
+
+    assert words == f"outer step 12 of 12: validation loss 0.6000{told}"
 
 
 def test_sweep_after_the_scores_belongs_to_the_same_outer_step(clocked):

@@ -104,7 +104,7 @@ def test_a_line_beside_a_picture_leaves_the_time_to_it():
     board = Board(Course("a run", WORKS, in_seconds=True), meter, time)
     time.now += 5
     board.scored(0, scores(0.5))
-    displays.Scores(meter, printed.append, timed=False).look()
+    displays.Scores(meter, printed.append, lambda: 120).look()
 
     (line,) = printed
     assert line.startswith("Outer step 0 of 1: validation loss 0.5000")

@@ -21,6 +21,7 @@ from engine.reports.canvas import (
     png,
     scale,
     short_names,
+    whole_numbers,
 )
 from engine.reports.vector import vector
 
@@ -215,3 +216,17 @@ def test_numbers_of_a_logarithmic_axis_do_not_touch(width, low, spread):
     assert len(shown) >= 2
     ends = sorted((box.y0, box.y1) for box in shown)
     assert all(above[0] > below[1] for below, above in itertools.pairwise(ends))
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [([0], [0]), ([3], [3]), ([0, 1], [0, 1]), ([0, 1, 2], [0, 1, 2])]
+)
+def test_ticks_are_the_steps_that_there_are(steps, expected):
+    """After its first outer step a report had an axis from step -1 to step 1."""
+    _, (axes,) = new_figure(3.4)
+    axes.plot(steps, [1.0 for _ in steps])
+
+    whole_numbers(axes)
+
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == expected

@@ -51,8 +51,8 @@ def _row(
     row: dict[str, object] = {
         "class": data.class_name(number),
         "candidates": int(own.sum()),
-        out: lost,
-        f"{out}, share": write_percent(lost / int(own.sum())),
+        # In one column: a table of more than seven is wider than the text around it.
+        out: f"{lost} ({write_percent(lost / int(own.sum()))})",
         kept: int((own & ~dropped).sum()),
     }
     if data.corrupted.any():

@@ -139,7 +139,7 @@ def changed_examples(
             }
             for key in told[0][0]
         ]
-        return Table(whole)
+        return Table(whole, named=frozenset(names))
     classes = [_class(data, place) for place in places]
     pictures = changes(before, after)
     return [

@@ -166,10 +166,12 @@ def test_classes_are_counted_that_first_which_lost_most():
 
     (table,) = found.tables
     assert [list(row.values()) for row in table.rows] == [
-        ["cat", 2, 2, "100 %", 0, 1, 0, 1],
-        ["dog", 3, 1, "33 %", 2, 0, 1, 2],
-        ["owl", 1, 0, "0.0 %", 1, 0, 0, 0],
+        ["cat", 2, "2 (100 %)", 0, 1, 0, 1],
+        ["dog", 3, "1 (33 %)", 2, 0, 1, 2],
+        ["owl", 1, "0 (0.0 %)", 1, 0, 0, 0],
     ]
+    assert not table.wide
+    assert set(table.columns.values()) == {"word", "number"}
     assert found.notes == [
         "By the label that was given: most was dropped of class cat, 2 of 2 (100 %), and least of "
         "class owl, 0 of 1 (0.0 %)."
@@ -177,12 +179,12 @@ def test_classes_are_counted_that_first_which_lost_most():
 
 
 def test_classes_are_counted_where_nothing_is_known_of_them():
-    """Labels alone give four columns of numbers; targets that are no classes give no section."""
+    """Labels alone give three columns of numbers; targets that are no classes give no section."""
     split = {"train": Examples(torch.zeros(3, 2), torch.tensor([0, 1, 1]))}
     data = DataSet(split, 2, torch.zeros(3, dtype=torch.bool), "", ids=torch.arange(3))
 
     found = by_class(data, [0.5, 1.5, 1.0])
 
-    counted = ["candidates", "weighs little", "weighs little, share", "weighs much"]
+    counted = ["candidates", "weighs little", "weighs much"]
     assert list(found.tables[0].rows[0]) == ["class", *counted]
     assert by_class(replace(data, num_classes=0), [0.0, 1, 1]) is None
