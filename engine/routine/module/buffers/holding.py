@@ -2,7 +2,7 @@
 
 In a run parameters are parts of one tensor, and no leaves of autograd's graph. Code that copies the
 module by ``deepcopy``, freezes parameters for one term of a loss, or takes steps of its own inside
-would fail there, or lose derivatives. Such a call is made again, and every later one, in a mode in
+would fail there, or lose derivatives. Such a call is made again in a mode in
 which all of that means what it means in torch: copies, and gradients of inner steps without a
 graph, are constant in the gradient of the step and not in the derivative of the run.
 """
