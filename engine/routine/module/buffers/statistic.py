@@ -85,7 +85,7 @@ class Statistic(Tensor):
                     )
             given = args, kwargs
             if name != "__get__" or func is _GET_DATA:  # its shape and device do not move
-                given = tree_map(_now, given)
+                given = tree_map(as_moved, given)
             result = func(*given[0], **given[1])
         # A part or a mean of statistics is one as well, for layers that cut theirs to size.
         tensors = [value for value in args if isinstance(value, Tensor)]
@@ -137,7 +137,7 @@ def _copied(statistic: Tensor, memo: dict[int, Any]) -> Tensor:
     where they would have to know how many batches went before.
     """
     if id(statistic) not in memo:
-        copied: Tensor = _now(statistic).as_subclass(Tensor).clone()
+        copied: Tensor = as_moved(statistic).as_subclass(Tensor).clone()
         if isinstance(statistic, Statistic) and statistic.averages:
             copied = Statistic.of(copied, statistic.layer, None, is_held=False, averages=True)
         memo[id(statistic)] = copied
@@ -147,7 +147,7 @@ def _copied(statistic: Tensor, memo: dict[int, Any]) -> Tensor:
 def _batch_norm(given: Mapping[str, Any]) -> Tensor:
     inputs, mean, variance = given["input"], given["running_mean"], given["running_var"]
     if not given["training"]:
-        return normalized(inputs, _now(mean), _now(variance), given)
+        return normalized(inputs, as_moved(mean), as_moved(variance), given)
     if isinstance(mean, Statistic) and mean.averages and not mean.is_held:
         raise UndifferentiableError(
             f"A copy of the batch normalization {mean.layer!r}, which averages all batches "
@@ -164,7 +164,7 @@ def _batch_norm(given: Mapping[str, Any]) -> Tensor:
     )
 
 
-def _now(value: Any) -> Any:  # noqa: ANN401 (any argument)
+def as_moved(value: Any) -> Any:  # noqa: ANN401 (any argument)
     """Return a statistic as the layer has moved it in this call, which holds that constant.
 
     Raises:
@@ -181,7 +181,8 @@ def _now(value: Any) -> Any:  # noqa: ANN401 (any argument)
             "is called."
         )
     moved: Tensor = value
-    for call in own:
-        batch = stop_gradient(getattr(call, _OF_CALLS[value.kind]))
-        moved = (1 - call.momentum) * moved + call.momentum * batch
+    with torch._C.DisableTorchFunctionSubclass():  # which would move it once more
+        for call in own:
+            batch = stop_gradient(getattr(call, _OF_CALLS[value.kind]))
+            moved = (1 - call.momentum) * moved + call.momentum * batch
     return moved

@@ -58,7 +58,7 @@ def _reversed_apart(make):
         for step in range(run.num_steps):
             states.append(train_steps(make(), range(step, step + 1), states[-1])[0])
         sweep = Sweep(state=states[-1])
-        replay([Seed()], make(), point, {}, sweep, output=output)
+        replay([Seed(run.num_steps)], make(), point, {}, sweep, output=output)
         for step in reversed(range(run.num_steps)):
             tier = MemoryStates()
             tier.save(step, states[step])
