@@ -81,9 +81,14 @@ def culprit(twin: Routine, state: State, loss: Callable[[], Tensor]) -> str | No
             continue
 
         def note(
-            module: nn.Module, inputs: tuple[object, ...], _output: object, name: str = name
+            module: nn.Module,
+            inputs: tuple[object, ...],
+            _output: object,
+            name: str = name,
+            own: nn.Module = module,
         ) -> None:
-            if inputs and all(isinstance(value, Tensor) for value in inputs):
+            # A copy that the loss makes has this hook as well, and keeps it.
+            if module is own and inputs and all(isinstance(value, Tensor) for value in inputs):
                 calls.append((name, module, tuple(value.detach() for value in inputs)))  # pyright: ignore[reportAttributeAccessIssue]
 
         removes.append(module.register_forward_hook(note).remove)

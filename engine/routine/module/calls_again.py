@@ -15,7 +15,7 @@ from engine.routine.module.stop_gradient import is_stop
 from engine.torch_modes import FunctionMode
 
 HOLDING = "calls copy, freeze or train inside"
-"""Where a routine notes that its calls do so, among what was measured of its step."""
+"""Where a routine notes whether its step 0 does so, among what was measured of its step."""
 
 _ASKED_OF_LEAVES = ("support the deepcopy protocol", "change requires_grad flags of leaf")
 
@@ -110,36 +110,32 @@ WATCHED = (autograd, "_engine_run_backward", _run)
 
 
 def call_as_wanted(
-    programs: dict[str, Any],
-    parameters: Sequence[Tensor],
-    device: torch.device,
-    call: Callable[[], _Called],
+    parameters: Sequence[Tensor], device: torch.device, call: Callable[[bool], _Called]
 ) -> _Called:
     """Carry out a call of the user's code; again in the mode, if it turns out to need it.
 
+    Which it is follows from the call alone, and nothing is noted for other calls: a process that
+    reverses other steps of the run would not know it, and in the mode a ``detach()`` is another.
+
     Args:
-        programs: Those of the routine, where it is noted.
         parameters: What is bound in the place of the parameters.
         device: Of the parameters.
-        call: Binds everything anew, and enters the mode if that is noted.
+        call: Binds everything anew; it is told whether to enter the mode.
 
     Cost:
         A copy of the state of the random generator, some two microseconds.
     """
-    if HOLDING in programs:
-        return call()
     before = torch.default_generator.get_state()
     there = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     _WATCHED.append(parameters)
     try:
-        return call()
+        return call(False)
     except (RuntimeError, HoldingWanted) as error:
         if not wants_holding(error):
             raise
     finally:
         _WATCHED.pop()
-    programs[HOLDING] = True
     torch.default_generator.set_state(before)
     if there is not None:
         torch.cuda.set_rng_state(there, device)
-    return call()
+    return call(True)

@@ -302,12 +302,12 @@ class HeldModule:
         if training and isinstance(params, Tensor):
             watch(views)
 
-        def call() -> Any:  # noqa: ANN401 (whatever the function returns)
-            return self._call_once(function, params, views, args, training=training)
+        def call(holds: bool) -> Any:  # noqa: ANN401 (whatever the function returns)
+            return self._call_once(function, params, views, args, training=training, holds=holds)
 
-        if self.compile:
-            return call()
-        return call_as_wanted(self.programs, [*views.values()], self.device, call)
+        if self.compile or (training and self.programs.get(HOLDING)):
+            return call(not self.compile)
+        return call_as_wanted([*views.values()], self.device, call)
 
     def _call_once(
         self,
@@ -317,6 +317,7 @@ class HeldModule:
         args: tuple[Any, ...],
         *,
         training: bool,
+        holds: bool,
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         with self.binding.keeping():
             held = {} if self.statistics is None else self.statistics.bound(self._bound)
@@ -330,7 +331,7 @@ class HeldModule:
                 self.modes.evaluate()  # the module's own code, with the state's tensors in place
             places = addresses(views) if training else None
             carried = {n: held[n] for n in self._carried} if held else {}
-            with self._carrying(carried, views, training=training), users_code():
+            with self._carrying(carried, views, training=training, holds=holds), users_code():
                 try:
                     result = function(self.model, *args)
                 except Exception as error:
@@ -356,9 +357,14 @@ class HeldModule:
         return {} if self.statistics is None else self.statistics.carried_in(self._bound)
 
     def _carrying(
-        self, carried: Mapping[str, Tensor | None], views: Mapping[str, Tensor], *, training: bool
+        self,
+        carried: Mapping[str, Tensor | None],
+        views: Mapping[str, Tensor],
+        *,
+        training: bool,
+        holds: bool,
     ) -> AbstractContextManager[Any]:
-        holds = HOLDING in self.programs and any(each.requires_grad for each in views.values())
+        holds = holds and any(each.requires_grad for each in views.values())
         if not holds and not carried and (training or self.statistics is None):
             return nullcontext()
         held = {name: tensor for name, tensor in carried.items() if tensor is not None}

@@ -10,8 +10,7 @@ torch's own kernel lacks.
 Integers (``num_batches_tracked``) are not kept: they follow from the step number.
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,17 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.errors import UndifferentiableError, WitnessError
 from engine.routine.layout import Layout
 from engine.routine.module.buffers.calls import Calls, LayerCall, follows_now
 from engine.routine.module.buffers.moving import Moving, moving
-from engine.routine.module.buffers.norm_arguments import normalized
 from engine.routine.module.buffers.own_rules import with_own_rules
+from engine.routine.module.buffers.statistic import Statistic
 from engine.routine.module.buffers.unheld import refuse_views
-from engine.routine.module.stop_gradient import stop_gradient
 from engine.routine.own_state import OWN
 
 if TYPE_CHECKING:
@@ -40,135 +37,7 @@ BUFFERS = "buffers"
 """Name of the running statistics in a state."""
 
 
-class Statistic(Tensor):
-    """A running mean or variance that answers ``batch_norm`` in the place of torch's kernel."""
-
-    layer: str
-    calls: "list[LayerCall] | None"
-    is_held: bool
-    before: int
-
-    @classmethod
-    def of(
-        cls, value: Tensor, layer: str, calls: list[LayerCall] | None, *, is_held: bool = True
-    ) -> "Statistic":
-        """Return a value as the statistic of a layer, which notes its calls in a list.
-
-        Args:
-            value: A part of a state, or what the layer computed from one.
-            layer: Name of the layer.
-            calls: Where calls are noted; None where nobody wants to know.
-            is_held: Whether the value is that of the state, which nobody may change in place.
-        """
-        statistic = value.as_subclass(cls)
-        statistic.layer, statistic.calls, statistic.is_held = layer, calls, is_held
-        statistic.before = 0 if calls is None else len(calls)
-        return statistic
-
-    @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 (whatever the function returns)
-        """Call ``func``; batch normalization by its formula, and no change in place."""
-        del types
-        kwargs = kwargs or {}
-        with torch._C.DisableTorchFunctionSubclass():
-            if func in _SIGNATURES:
-                given = _SIGNATURES[func].bind(*args, **kwargs)
-                given.apply_defaults()
-                return _batch_norm(given.arguments)
-            if func is Tensor.__deepcopy__:
-                return _copied(*args)
-            name = getattr(func, "__name__", "")
-            if (name.endswith("_") and not name.startswith("__")) or name in _IN_PLACE:
-                changed = args[0] if args else None
-                if isinstance(changed, cls) and changed.is_held:
-                    raise UndifferentiableError(
-                        f"The batch normalization {changed.layer!r} changes its running statistics "
-                        f"by rules of its own ({name} in its forward pass), whose derivative "
-                        "nobody would know. Let it call torch.nn.functional.batch_norm with its "
-                        "statistics, or use group or layer normalization."
-                    )
-            result = func(*args, **kwargs)
-        # A part or a mean of statistics is one as well, for layers that cut theirs to size.
-        tensors = [value for value in args if isinstance(value, Tensor)]
-        if type(result) is Tensor and tensors and all(isinstance(t, cls) for t in tensors):
-            return cls.of(result, tensors[0].layer, None, is_held=False)  # pyright: ignore[reportAttributeAccessIssue] (one of cls)
-        return result
-
-
 _KINDS = ("running_mean", "running_var", "num_batches_tracked")
-_IN_PLACE = ("__iadd__", "__imul__", "__isub__", "__itruediv__", "__setitem__")
-
-
-def _function(  # noqa: PLR0913 (torch's signature)
-    input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> None: ...
-
-
-def _operation(  # noqa: PLR0913 (torch's signature)
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool = True,
-) -> None: ...
-
-
-_SIGNATURES = {
-    batch_norm: inspect.signature(_function),
-    torch.batch_norm: inspect.signature(_operation),
-}
-
-
-def _copied(statistic: Tensor, memo: dict[int, Any]) -> Tensor:
-    """Return an ordinary tensor for ``copy.deepcopy``: a copy of the module is none of the run's.
-
-    Its layers call torch's own kernel and move their own statistics, as those of any module.
-    """
-    if id(statistic) not in memo:
-        memo[id(statistic)] = statistic.as_subclass(Tensor).clone()
-    return memo[id(statistic)]
-
-
-def _batch_norm(given: Mapping[str, Any]) -> Tensor:
-    inputs, mean, variance = given["input"], given["running_mean"], given["running_var"]
-    if not given["training"]:
-        return normalized(inputs, _now(mean, "mean"), _now(variance, "variance"), given)
-    if isinstance(mean, Statistic) and mean.calls is not None:
-        axes = [axis for axis in range(inputs.ndim) if axis != 1]
-        found = torch.var_mean(inputs, dim=axes)
-        mean.calls.append(LayerCall(mean.layer, found[1], found[0], float(given["momentum"])))
-    return batch_norm(
-        inputs, None, None, given["weight"], given["bias"], training=True, eps=given["eps"]
-    )
-
-
-def _now(value: Tensor, which: str) -> Tensor:
-    """Return a statistic as the layer has moved it in this call, which holds that constant."""
-    if not isinstance(value, Statistic) or not value.calls:
-        return value
-    own = [call for call in value.calls[value.before :] if call.name == value.layer]
-    moved: Tensor = value
-    for call in own:
-        batch = stop_gradient(getattr(call, which))
-        moved = (1 - call.momentum) * moved + call.momentum * batch
-    return moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,7 +140,8 @@ class RunningStatistics:
             for kind in ("running_mean", "running_var"):
                 key = _joined(name, kind)
                 value = values[key] if key in values else self._tensors[key]
-                held[key] = Statistic.of(value, name, calls)
+                averages = layer.momentum is None
+                held[key] = Statistic.of(value, name, calls, kind=kind, averages=averages)
             if layer.num_batches_tracked is not None:
                 # Nobody has to count, but a layer that is made for several devices insists.
                 counted = layer.num_batches_tracked if type(layer) is nn.SyncBatchNorm else None

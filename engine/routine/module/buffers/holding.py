@@ -2,7 +2,7 @@
 
 In a run parameters are parts of one tensor, and no leaves of autograd's graph. Code that copies the
 module by ``deepcopy``, freezes parameters for one term of a loss, or takes steps of its own inside
-would fail there, or lose derivatives. Such a call is made again, and every later one, in a mode in
+would fail there, or lose derivatives. Such a call is made again in a mode in
 which all of that means what it means in torch: copies, and gradients of inner steps without a
 graph, are constant in the gradient of the step and not in the derivative of the run.
 """
@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from engine.errors import WitnessError
 from engine.routine.module.buffers.carried import CUTS, Carrying, writes_into_first
+from engine.routine.module.buffers.statistic import Statistic, as_moved
 from engine.routine.module.calls_again import leaves_of, users_line
 from engine.routine.module.seen_graph import ASKS
 from engine.routine.module.stop_gradient import stop_gradient
@@ -120,8 +121,10 @@ class Holding(Carrying):
         self, func: Callable[..., Any], first: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Answer for parameters and leaves; ``NotImplemented`` where torch's answer is right."""
-        if func is Tensor.__deepcopy__ and first.requires_grad:
-            return self._copy_of(first, args[1])
+        if func is Tensor.__deepcopy__ and not (isinstance(first, Statistic) and first.averages):
+            value = as_moved(first)
+            if value.requires_grad:
+                return self._copy_of(first, value, args[1])
         is_flag = func is Tensor.requires_grad_ or func == _SET_FLAG
         if is_flag:
             flag = kwargs.get("requires_grad", args[1] if args[1:] else True)
@@ -140,11 +143,11 @@ class Holding(Carrying):
             return self._of_gradient(func, first, args)
         return NotImplemented
 
-    def _copy_of(self, tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    def _copy_of(self, tensor: Tensor, value: Tensor, memo: dict[int, Any]) -> Tensor:
         if id(tensor) not in memo:
             own = id(tensor) in self._parameters or id(tensor) in self._leaves
             flag = own and id(tensor) not in self._frozen
-            plain = tensor.as_subclass(Tensor)
+            plain = value.as_subclass(Tensor)
             memo[id(tensor)] = self._adopt(stop_gradient(plain), requires_grad=flag)
         return memo[id(tensor)]
 

@@ -54,8 +54,8 @@ def moving(routine: "HeldModule", skipped: frozenset[str]) -> Moving:
         WitnessError: If what moves has more digits than the numbers of a state.
 
     Cost:
-        Nothing if the module has no such tensors; a forward pass of a batch if it has, and two more
-        if one of them moves.
+        A forward pass of a batch, which tells as well whether the mode of
+        ``engine.routine.module.buffers.holding`` is wanted; two more if one of the tensors moves.
     """
     if MOVING not in routine.programs:
         routine.programs[MOVING] = _find_moving(routine, _watched(routine, skipped))
@@ -68,8 +68,7 @@ def inherit(run: "Routine", source: "Routine") -> "Routine":
     The copy would find the same by itself, except a buffer that moves by less than one rounding.
     """
     _ = source.statistics
-    if HOLDING in source.programs:
-        run.programs[HOLDING] = True
+    run.programs[HOLDING] = source.programs.get(HOLDING, False)
     known: Moving | None = source.programs.get(MOVING)
     if known is None or not known.all:
         return run
@@ -82,7 +81,7 @@ def inherit(run: "Routine", source: "Routine") -> "Routine":
 
 
 def _find_moving(routine: "HeldModule", watched: Mapping[str, Tensor]) -> Moving:
-    if not watched:
+    if routine.compile and not watched:
         return Moving()
     # Not at the first parameters: a teacher that begins as its student would not move there.
     first = after_a_call(routine, watched)
@@ -139,12 +138,15 @@ def after_a_call(
     step = min(step, run.num_steps - 1)
     # A bias that begins at zero moves, too.
     views = {n: (scale * p + 0.1 * (scale - 1)) for n, p in run.trainable.items()}
-    views = {n: p.requires_grad_() for n, p in views.items()}
+    with torch.enable_grad():  # no leaves, as in a run
+        views = {n: p.requires_grad_().view_as(p) for n, p in views.items()}
 
-    def call() -> dict[str, Tensor | None]:
-        return _left_by_a_call(run, views, watched, step, shift)
+    def call(holds: bool) -> dict[str, Tensor | None]:
+        run.programs[HOLDING] = holds  # these calls are the same in each process
+        return _left_by_a_call(run, views, watched, step, shift, holds=holds)
 
-    now = call_as_wanted(run.programs, [*views.values()], run.device, call)
+    known = run.programs.get(HOLDING)
+    now = call(True) if known else call_as_wanted([*views.values()], run.device, call)
     return {
         name: end.detach()
         for name, end in now.items()
@@ -158,6 +160,8 @@ def _left_by_a_call(
     watched: Mapping[str, Tensor],
     step: int,
     shift: float,
+    *,
+    holds: bool,
 ) -> dict[str, Tensor | None]:
     """Return what the module holds after a forward pass; nothing, if the user's code fails."""
     term = run.first_piece(next(run.terms(step)))
@@ -170,7 +174,7 @@ def _left_by_a_call(
             if binding.knows(name)  # not one that a call before has made
         }
         frozen = {name: tensor.clone() for name, tensor in watched.items()}
-        mode = Holding(buffers | frozen, views) if HOLDING in run.programs else nullcontext()
+        mode = Holding(buffers | frozen, views) if holds else nullcontext()
         # A step may be at work around this, which goes on with what it has bound.
         with binding.holding({**views, **buffers, **frozen}):
             run.modes.train()
@@ -180,7 +184,7 @@ def _left_by_a_call(
                 with run.seeded(term, step), mode:
                     run.loss(run.model, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
             except Exception as error:  # of the user's code, and told where a step is taken
-                if wants_holding(error) and HOLDING not in run.programs:
+                if wants_holding(error) and not holds:
                     raise
                 return {}
             binding.refuse_parted(buffers)

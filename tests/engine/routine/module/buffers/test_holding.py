@@ -41,7 +41,7 @@ def test_a_call_that_is_made_again_draws_the_same_and_normalizes_once():
     found, calls = _losses(run)
 
     wanted, wanted_calls = _losses(routine(make()))
-    assert HOLDING in run.programs
+    assert run.programs[HOLDING]
     assert torch.equal(found, wanted)
     assert calls == wanted_calls == 1
 
@@ -57,7 +57,7 @@ def test_plain_losses_and_attacks_are_called_without_the_mode():
     for losses in (loss, attacked):
         run = routine(loss=losses)
         engine.metagradient(run, output)
-        assert HOLDING not in run.programs
+        assert not run.programs[HOLDING]
 
 
 def test_flags_and_leaves_answer_as_in_torch():
@@ -93,7 +93,7 @@ def test_a_twin_knows_what_calls_of_its_run_do():
     """Its own first call may be made where nobody sees who asks for a gradient."""
     run = routine(loss=lambda net, batch: loss(copy.deepcopy(net), batch) + loss(net, batch))
     _losses(run)
-    assert HOLDING in inherit(routine(), run).programs
+    assert inherit(routine(), run).programs[HOLDING]
 
 
 @pytest.mark.slow
