@@ -36,7 +36,7 @@ def moved(model, shift):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in shift:
-                parameter += shift[name]
+                parameter.add_(shift[name])
     return model
 
 
