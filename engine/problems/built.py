@@ -236,6 +236,7 @@ def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
     start = _start(routine.model)
     own = {**configurations_of(routine.model), **own_digests(problem, routine)}
     held_out = {name: data.splits[name].to(device) for name in SPLITS}
+    notes += _several_times(recipe, problem, len(data.splits["train"]))
     chunk = _chunk(recipe, problem)
     output = problem.output or MeanLoss(problem.loss, held_out["objective"].batches(device), chunk)
     return BuiltProblem(
@@ -250,6 +251,17 @@ def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
         digests={"initial parameters of the model": start, "examples": data.fingerprint, **own},
         notes=notes,
         unread=own_settings(problem),
+    )
+
+
+def _several_times(recipe: DescentRecipe, problem: Problem, candidates: int) -> tuple[str, ...]:
+    """Return what people should know of a batch that is larger than the pool, in sentences."""
+    size = recipe.training.batch_size
+    if problem.order is not None or size <= candidates:
+        return ()
+    return (
+        f"A batch of {size} is larger than the {candidates} candidates there are, so it holds "
+        "some of them several times (training.batch_size).",
     )
 
 

@@ -34,7 +34,11 @@ from engine.problems.adapters.trainer_losses import (
     loss_of,
 )
 from engine.problems.adapters.trainer_order import Loop, order_of
-from engine.problems.adapters.trainer_refusals import left_behind, refuse_other_loops
+from engine.problems.adapters.trainer_refusals import (
+    left_behind,
+    refuse_other_loops,
+    why_not_made,
+)
 from engine.problems.adapters.trainer_start import align_tokens, as_train_begins
 from engine.problems.adapters.trainer_sums import adds_means_up, compare, other_loss
 from engine.problems.adapters.trl_reference import with_reference
@@ -332,13 +336,7 @@ def _optimizer_of(trainer: Any) -> Any:  # noqa: ANN401 (of a library)
         made = trainer.create_optimizer()
         return getattr(made, "optimizer", made)  # of accelerate
     except (ImportError, ValueError) as error:
-        name = getattr(trainer.args.optim, "value", trainer.args.optim)
-        raise ConfigurationError(
-            f"optim is {name!r}, which the Trainer could not make: {error} The engine has no "
-            "counterpart to it either; it has one to adamw_torch, adamw_torch_fused, sgd and "
-            "rmsprop. Use one of these, or hand in an engine.Optimizer as optimizer= and its rates "
-            "as learning_rate=."
-        ) from error
+        raise ConfigurationError(why_not_made(trainer.args, error)) from error
     finally:
         trainer.optimizer = before
 

@@ -177,3 +177,30 @@ def left_behind(trainer: Any, more: Iterable[str]) -> tuple[str, ...]:  # noqa: 
     if trainer.compute_metrics is not None:
         found.append("compute_metrics: give metrics={name: function of (model, batch)}.")
     return tuple(found)
+
+
+MADE_HERE = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
+"""Values of ``optim`` to whose optimizers the engine has counterparts."""
+
+
+def why_not_made(args: Any, error: Exception) -> str:  # noqa: ANN401 (of a library)
+    """Return what to do about an optimizer that a Trainer could not make, in sentences.
+
+    Args:
+        args: The Trainer's arguments.
+        error: What was raised when it made the optimizer.
+    """
+    name, cause = getattr(args.optim, "value", args.optim), str(error).removesuffix(".")
+    own = "hand in an engine.Optimizer as optimizer= and its rates as learning_rate=."
+    if name in MADE_HERE:
+        asked = f" and optim_args={args.optim_args!r}" if args.optim_args else ""
+        form = " (optim_args is written as 'momentum=0.9,nesterov=true')" if asked else ""
+        return (
+            f"The Trainer could not make its optimizer from optim={name!r}{asked}: {cause}. "
+            f"Correct its arguments{form}, or {own}"
+        )
+    return (
+        f"optim is {name!r}, which the Trainer could not make: {cause}. The engine has no "
+        f"counterpart to it either; it has one to {', '.join(MADE_HERE[:-1])} and {MADE_HERE[-1]}. "
+        f"Use one of these, or {own}"
+    )

@@ -69,7 +69,8 @@ def guessed(values: Sequence[Any], name: str) -> Target:
     if strange is not None:
         raise DataError(
             f"The column {name!r} of the labels holds {type(strange).__name__}s, but a label is "
-            "one word or one number. Write a column of labels."
+            "one word or one number. Write a column of labels; for several labels of one example "
+            "begin a problem of your own with mgd new NAME --from script."
         )
     different = set(known)
     if any(isinstance(value, str | bool) for value in known):

@@ -257,3 +257,11 @@ def test_gpu_that_is_not_there_is_refused(device):
     """A run sent to the wrong work pool must say so, and not train for a week on a CPU."""
     with pytest.raises(ConfigurationError, match=rf"device is {device}, but.*no CUDA.*device=cpu"):
         build_problem(recipe(training={"device": device}))
+
+
+@pytest.mark.parametrize(("size", "said"), [(40, False), (41, True)])
+def test_batch_that_holds_a_candidate_several_times_is_said(size, said):
+    """It is no error, but rarely meant."""
+    built = build_problem(recipe(training={"num_steps": 2, "batch_size": size}))
+    told = [each for each in built.notes if f"batch of {size} is larger than the 40" in each]
+    assert bool(told) == said

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import engine
 from engine.errors import ConfigurationError
 from tests.engine.problems.adapters.lightning_runs import each_loss, loaders, trainer_of
-from tests.engine.problems.adapters.states import states_of
+from tests.engine.problems.adapters.states import by_the_start, difference, moved, states_of
 
 CASES = {
     "adamw, one by one": ({}, {}, {}),
@@ -79,19 +79,32 @@ def test_steps_are_those_of_lightnings_own_trainer(case, of_lightning):
             assert error < 2e-4 * moved, (step, name, error, moved)
 
 
-def test_metagradient_is_the_central_difference(of_lightning):
-    """Of examples one by one, in float64."""
-    module = of_lightning.Net().double()
-    x, y = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)).double(), torch.arange(12)
-    loader = DataLoader(TensorDataset(x, y % 3), batch_size=4)
-    problem = engine.from_lightning(module, (loader, loader), num_steps=5)
-    routine = problem.routine({"weights": engine.ExampleWeights(torch.ones(12).double())})
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_metagradient_is_the_central_difference_of_lightnings_own_loop(optimizer, of_lightning):
+    """In float64, by the start of the parameters, which needs no change of the module."""
 
-    found = engine.metagradient(routine, problem.phi)["weights"]
+    def parts():
+        torch.manual_seed(1)
+        data = [DataLoader(each.dataset, batch_size=4) for each in loaders()]
+        return of_lightning.Net(optimizer), data, trainer_of(precision="64-true", max_epochs=1)
 
-    v = torch.randn(12, generator=torch.Generator().manual_seed(2)).double()
-    measured = engine.central_difference(routine, problem.phi, {"weights": v})
-    assert float(found @ v) == pytest.approx(measured, rel=1e-5)
+    module, data, trainer = parts()
+    problem = engine.from_lightning(module, data, trainer, eps_root=0.0, loss=each_loss)
+    found, directions = by_the_start(problem)
+
+    def loop(shift):
+        own, data, trainer = parts()
+        trainer.fit(moved(own.double(), shift), data[0])
+        with torch.no_grad():
+            each = [
+                each_loss(own.eval(), [part.double() if part.is_floating_point() else part
+                                       for part in batch])
+                for batch in data[1]
+            ]  # fmt: skip
+            return float(torch.cat(each).mean())
+
+    for slope, direction in zip(found, directions, strict=True):
+        assert slope == pytest.approx(difference(loop, direction), rel=1e-6)
 
 
 def test_datamodule_is_set_up_and_read(of_lightning):

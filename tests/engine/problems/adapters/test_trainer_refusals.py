@@ -214,3 +214,27 @@ def test_optimizer_of_an_absent_package_is_refused_by_its_setting(tmp_path):
     routine = problem.routine({"weights": engine.ExampleWeights(torch.ones(24))})
     assert (routine.optimizer.name, routine.learning_rate) == ("sgd", 0.1)
     assert any("max_grad_norm=0.4, because sgd" in each for each in problem.not_carried)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        (
+            {"optim_args": "momentum"},
+            r"optim='adamw_torch[a-z_]*' and optim_args='momentum': .*written as 'momentum=0.9",
+        ),
+        ({"optim": "sgd", "optim_args": "momentum=high"}, "and optim_args='momentum=high': .*high"),
+        (
+            {"adam_beta1": 1.5},
+            r"from optim='adamw_torch[a-z_]*': Invalid beta.* 1\.5\. Correct its arg",
+        ),
+    ],
+)
+def test_settings_that_no_optimizer_is_made_of_are_not_called_without_counterpart(
+    changes, cause, tmp_path
+):
+    """The optimizer has a counterpart; its settings are what is wrong."""
+    trainer = trainer_of(tmp_path, bert(), kind, **changes)
+    with pytest.raises(ConfigurationError, match=cause) as refused:
+        engine.from_trainer(trainer)
+    assert "counterpart" not in str(refused.value)
