@@ -35,6 +35,9 @@ _LIBRARIES = tuple(
 )
 """Folders of installed modules, which are known by their version."""
 
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""What such a folder is called in any environment, of which another may be on the path as well."""
+
 _PACKAGES: dict[str, dict[str, str]] = {}
 """Digests of the packages that this process has loaded for a problem, as they were then."""
 
@@ -181,8 +184,13 @@ def load_object(name: str, setting: str) -> Callable[..., Any]:
 
 
 def in_library(file: str) -> bool:
-    """Say whether a file belongs to Python or to an installed package."""
-    return file.startswith("<") or str(Path(file).resolve()).startswith(_LIBRARIES)
+    """Say whether a file belongs to Python or to a package that is installed, wherever that is."""
+    path = Path(file).resolve()
+    return (
+        file.startswith("<")
+        or str(path).startswith(_LIBRARIES)
+        or not _INSTALLED.isdisjoint(path.parts)
+    )
 
 
 def _path(place: str, folder: str | None) -> Path:

@@ -117,6 +117,7 @@ def _run(wanted: dict[str, str], listening: socket.socket, begun: Callable[[], N
     with prefect.settings.temporary_settings(changes):
         from prefect.server.api.server import create_app
 
+        let_writers_wait()
         settings = prefect.settings.get_current_settings().server
         app = create_app(final=True)
         server = Server(
@@ -130,6 +131,28 @@ def _run(wanted: dict[str, str], listening: socket.socket, begun: Callable[[], N
         )
         server.run(sockets=[listening])
     return 0 if server.started else 3
+
+
+def let_writers_wait() -> None:
+    """Let a request that writes to SQLite wait for others from its beginning on.
+
+    Prefect begins most of them as transactions that may only read. One that has read, and writes
+    after another one did, is refused by SQLite however long it would wait, and the server answers
+    503: its own clients send again then, but a form in a browser does not.
+    """
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    begin: Callable[..., Any] = AioSqliteConfiguration.begin_transaction
+
+    def begin_transaction(
+        self: AioSqliteConfiguration,
+        session: Any,  # noqa: ANN401 (of a library)
+        with_for_update: bool = True,
+    ) -> Any:  # noqa: ANN401 (of a library)
+        del with_for_update
+        return begin(self, session, with_for_update=True)
+
+    AioSqliteConfiguration.begin_transaction = begin_transaction
 
 
 def _asking_nobody_else(app: Callable[..., Any], port: int) -> Callable[..., Any]:

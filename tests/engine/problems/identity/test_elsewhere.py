@@ -138,3 +138,16 @@ def test_installed_package_that_is_edited_in_a_process_that_runs_is_refused(else
 
     with pytest.raises(ConfigurationError, match="edited or installed anew after this process"):
         build_problem(load_recipe(str(path)))
+
+
+def test_package_that_another_environment_has_installed_is_a_library(tmp_path, monkeypatch):
+    """Its folder is on the path of some clusters; all of torch would be read and digested."""
+    there = tmp_path / "environment" / "lib" / "site-packages"
+    write(there, {"far_installed.py": RARE.format(3.0)})
+    monkeypatch.syspath_prepend(str(there))
+    before = set(sys.modules)
+
+    recipe = own(tmp_path / "p", using("import far_installed", "far_installed.scale"))
+
+    assert source_elsewhere(recipe.problem, recipe.arguments, recipe.folder) == ""
+    forget(before)
