@@ -38,7 +38,7 @@ from engine.routine.validate import (
     refuse_misfits,
     refuse_parted_buffers,
 )
-from engine.torch_modes import users_code
+from engine.torch_modes import as_listened_to, users_code
 from engine.types import Batch, Hyperparameters, Loss, Metaparams, State
 
 INJECTION_CHUNK = 1000
@@ -337,9 +337,12 @@ class Routine(HeldModule):
             around = joined.embed(model, self._batch(term.context, z, step))
             return joined.join(model, around, joined.embed(model, batch), term.context.weights(z))
 
-        with self.seeded(term, step):
-            losses = self.call(loss, params, batch, training=True)
-        return one_each(losses, term.indices.shape[0])
+        def call() -> Tensor:
+            with self.seeded(term, step):
+                losses = self.call(loss, params, batch, training=True)
+            return one_each(losses, term.indices.shape[0])
+
+        return as_listened_to(call)
 
     @cached_property
     def coupled_loss(self) -> CoupledLoss | None:
