@@ -233,10 +233,9 @@ class Routine(HeldModule):
         step: int,
         used: Tensor | None = None,
     ) -> State:
-        """Return the state after an update with a gradient, without the running statistics.
+        """Return the state after an update of the ``used`` tensors, or all, without statistics.
 
-        ``gradient`` is that of the loss, before any hook of a parameter has mapped it; ``used``
-        says which tensors it is of, a truth value each, and is all of them by default.
+        ``gradient`` is that of the loss, before any hook of a parameter has mapped it.
         """
         hyper, gradient = self.hyperparameters(z, step), self.hooked_sum(gradient, step)
         own = without_buffers(state)
@@ -339,8 +338,7 @@ class Routine(HeldModule):
 
         def call() -> Tensor:
             with self.seeded(term, step):
-                losses = self.call(loss, params, batch, training=True)
-            return one_each(losses, term.indices.shape[0])
+                return one_each(self.call(loss, params, batch, training=True), len(term.indices))
 
         return as_listened_to(call)
 
@@ -398,6 +396,6 @@ class Routine(HeldModule):
 
     def _drawing(self, term: Term, step: int) -> AbstractContextManager[None]:
         """Seed torch's generators where somebody's code makes the batch, and may draw."""
-        own = self.augment is not None or not isinstance(self.examples, tuple)
-        purpose = (self.seed, "examples", step, *term.purpose)
-        return seeded(*purpose, device=self.device) if own else nullcontext()
+        if self.augment is None and isinstance(self.examples, tuple):
+            return nullcontext()
+        return seeded(self.seed, "examples", step, *term.purpose, device=self.device)

@@ -108,7 +108,8 @@ class LaterSteps:
         """
         if isinstance(action, Reverse) and action.step == self._routine.num_steps - 1:
             self._left = memory_of(self._routine)
-            disturb(self._routine, sweep.before(action.step), self._z, self._fresh)
+            state = sweep.before(action.step)
+            disturb(self._routine, state, self._z, self._fresh, self._left)
         if isinstance(action, Reverse) and action.step in self._steps:
             state, step = sweep.before(action.step), action.step
             with sweep.unmoved.watching(state, step):

@@ -61,7 +61,9 @@ class Recorded:
         if not kept:
             return None
         result, tensors, versions = kept.popleft()
-        is_same = all(each._version == known for each, known in zip(tensors, versions, strict=False))
+        is_same = all(
+            each._version == known for each, known in zip(tensors, versions, strict=False)
+        )
         is_same &= not self._written or self._written.isdisjoint(map(_memory, tensors))
         return (result,) if is_same else None
 
@@ -160,7 +162,14 @@ class _Served(ChangedCuts):
         kept = self._record.returned(_key(function, args, kwargs))
         return function(*args, **kwargs) if kept is None else kept[0]
 
-    def _follow(self, *_: object) -> None:
+    def _follow(
+        self,
+        place: Place | None,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: object,
+    ) -> None:
         """Where it comes back into a graph is known."""
 
 
