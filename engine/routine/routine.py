@@ -391,8 +391,7 @@ class Routine(HeldModule):
                 batch = self.augment(batch, generator(self.seed, "augment", step, *term.purpose))
         if term.whole is None:
             return batch
-        rows = slice(term.start, term.start + len(term.indices))
-        return rows_of(batch, rows, len(indices))
+        return rows_of(batch, slice(term.start, term.start + len(term.indices)), len(indices))
 
     def _drawing(self, term: Term, step: int) -> AbstractContextManager[None]:
         """Seed torch's generators where somebody's code makes the batch, and may draw."""
