@@ -288,7 +288,9 @@ class LaterSteps:
         losses = self._losses(rows, term, step)
         if not torch.isfinite(losses).all():
             return None
-        refuse_cut_statistics(routine, rows, z, step)
+        if part is None or (part.purpose[0] == "batch" and part.shard == 0):
+            # A later shard's state has seen the first one, whose maximum is a kink by then.
+            refuse_cut_statistics(routine, rows, z, step)
         moved = rows["params"] != routine.initial_state(z)["params"]
         here = Here(rows, term, losses, {}, torch.zeros(0), step, z, {}, True, (moved,), is_whole)
         places = CutPlaces()
