@@ -27,7 +27,7 @@ class _WrittenError(Exception):
     """What is kept of the call before would be written into, and is a part of its graph."""
 
 
-class Recorded:
+class CallsOfLoss:
     """What functions of torch returned in a call, by what they were given.
 
     Attributes:
@@ -92,7 +92,7 @@ class AskedCuts(CutPlaces):
     def __init__(self, step: Callable[[], int], routine: Routine, idle: Collection[Place]) -> None:
         super().__init__(step)
         self._routine, self._idle = routine, idle
-        self._record: Recorded | None = None
+        self._record: CallsOfLoss | None = None
         self.unanswered: set[Met] = set()
 
     def _note(self) -> Place | None:
@@ -117,7 +117,7 @@ class AskedCuts(CutPlaces):
         if not self._idle:
             return call()
         before, self.unanswered = self.unanswered, set()
-        self._record = Recorded()
+        self._record = CallsOfLoss()
         try:
             losses = call()
         finally:
@@ -129,7 +129,7 @@ class AskedCuts(CutPlaces):
         return losses
 
     def _is_noticed(
-        self, call: Callable[[], Tensor], losses: Tensor, record: Recorded, asked: set[Met]
+        self, call: Callable[[], Tensor], losses: Tensor, record: CallsOfLoss, asked: set[Met]
     ) -> bool:
         routine = self._routine
         noted = [] if routine.statistics is None else routine.statistics.calls_now
@@ -149,7 +149,7 @@ class AskedCuts(CutPlaces):
 class _Served(ChangedCuts):
     """Changes what is taken out at some places, and computes nothing twice."""
 
-    def __init__(self, places: Collection[Place], record: Recorded) -> None:
+    def __init__(self, places: Collection[Place], record: CallsOfLoss) -> None:
         super().__init__(places)
         self._record = record
 

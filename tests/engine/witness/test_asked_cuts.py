@@ -9,7 +9,7 @@ from torch.nn.functional import relu
 
 import engine
 from engine.errors import WitnessError
-from engine.witness.cuts.asked import Recorded, _key
+from engine.witness.cuts.asked import CallsOfLoss, _key
 from tests.strangers.plain import loss
 from tests.strangers.witnessed import Counting, output, routine
 
@@ -110,7 +110,7 @@ def test_what_was_written_into_is_computed_again():
     inputs = torch.ones(3)
 
     def kept():
-        record = Recorded()
+        record = CallsOfLoss()
         key = _key(torch.add, (inputs, 1), {})
         result = torch.add(inputs, 1)
         record.note(key, torch.add, (inputs, 1), result)
@@ -138,6 +138,6 @@ def test_a_hook_and_an_array_leave_nothing_that_may_be_returned_again():
         (torch.Tensor.numpy, (inputs.detach(),)),
     ]
     for function, args in calls:
-        record = Recorded()
+        record = CallsOfLoss()
         record.note(_key(function, args, {}), function, args, function(*args))
         assert not record.is_whole
