@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +27,10 @@ class FunctionMode(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Carry out the call and return its result; the mode is off meanwhile."""
         raise NotImplementedError
+
+    def around(self, call: Callable[[], Tensor]) -> Tensor:
+        """Return what a call of a user's loss returns; one that listens may make it again."""
+        return call()
 
     def __torch_function__(
         self,
@@ -72,6 +77,12 @@ def users_code(*, is_update: bool = False) -> AbstractContextManager[object]:
     if listener is None or (is_update and not listener.in_updates):
         return _NOBODY
     return listener.mode
+
+
+def as_listened_to(call: Callable[[], Tensor]) -> Tensor:
+    """Return what a call of a user's loss returns, made as whoever listens wants it."""
+    listener = _LISTENER.get()
+    return call() if listener is None else listener.mode.around(call)
 
 
 class OperationMode(TorchDispatchMode):

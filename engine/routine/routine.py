@@ -38,7 +38,7 @@ from engine.routine.validate import (
     refuse_misfits,
     refuse_parted_buffers,
 )
-from engine.torch_modes import users_code
+from engine.torch_modes import as_listened_to, users_code
 from engine.types import Batch, Hyperparameters, Loss, Metaparams, State
 
 INJECTION_CHUNK = 1000
@@ -233,10 +233,9 @@ class Routine(HeldModule):
         step: int,
         used: Tensor | None = None,
     ) -> State:
-        """Return the state after an update with a gradient, without the running statistics.
+        """Return the state after an update of the ``used`` tensors, or all, without statistics.
 
-        ``gradient`` is that of the loss, before any hook of a parameter has mapped it; ``used``
-        says which tensors it is of, a truth value each, and is all of them by default.
+        ``gradient`` is that of the loss, before any hook of a parameter has mapped it.
         """
         hyper, gradient = self.hyperparameters(z, step), self.hooked_sum(gradient, step)
         own = without_buffers(state)
@@ -337,9 +336,11 @@ class Routine(HeldModule):
             around = joined.embed(model, self._batch(term.context, z, step))
             return joined.join(model, around, joined.embed(model, batch), term.context.weights(z))
 
-        with self.seeded(term, step):
-            losses = self.call(loss, params, batch, training=True)
-        return one_each(losses, term.indices.shape[0])
+        def call() -> Tensor:
+            with self.seeded(term, step):
+                return one_each(self.call(loss, params, batch, training=True), len(term.indices))
+
+        return as_listened_to(call)
 
     @cached_property
     def coupled_loss(self) -> CoupledLoss | None:
@@ -390,11 +391,10 @@ class Routine(HeldModule):
                 batch = self.augment(batch, generator(self.seed, "augment", step, *term.purpose))
         if term.whole is None:
             return batch
-        rows = slice(term.start, term.start + len(term.indices))
-        return rows_of(batch, rows, len(indices))
+        return rows_of(batch, slice(term.start, term.start + len(term.indices)), len(indices))
 
     def _drawing(self, term: Term, step: int) -> AbstractContextManager[None]:
         """Seed torch's generators where somebody's code makes the batch, and may draw."""
-        own = self.augment is not None or not isinstance(self.examples, tuple)
-        purpose = (self.seed, "examples", step, *term.purpose)
-        return seeded(*purpose, device=self.device) if own else nullcontext()
+        if self.augment is None and isinstance(self.examples, tuple):
+            return nullcontext()
+        return seeded(self.seed, "examples", step, *term.purpose, device=self.device)

@@ -28,6 +28,7 @@ from engine.step.gradient import batch_in_order
 from engine.torch_modes import listening
 from engine.types import Metaparams, State
 from engine.witness.compared_point import updated
+from engine.witness.cuts.asked import AskedCuts
 from engine.witness.cuts.changed import notices
 from engine.witness.cuts.places import CutPlaces, Place
 from engine.witness.cuts.scripted import scripted_cuts
@@ -83,8 +84,10 @@ class LaterSteps:
         self._own_update = not is_shipped(routine.optimizer)
         self._met: dict[tuple[Place, int], None] = {}
         self._compared: set[Place] = set()
+        self._unanswered: set[tuple[Place, int]] = set()
         self._entering: set[Place] = set()
         self._in_backward: set[Place] = set()
+        self._backward_of: set[int] = set()
         self._counted: set[Place] = set()
         self._missed: dict[Place, None] = {}
         self._scripted = scripted_cuts(routine)
@@ -105,7 +108,8 @@ class LaterSteps:
         """
         if isinstance(action, Reverse) and action.step == self._routine.num_steps - 1:
             self._left = memory_of(self._routine)
-            disturb(self._routine, sweep.before(action.step), self._z, self._fresh)
+            state = sweep.before(action.step)
+            disturb(self._routine, state, self._z, self._fresh, self._left)
         if isinstance(action, Reverse) and action.step in self._steps:
             state, step = sweep.before(action.step), action.step
             with sweep.unmoved.watching(state, step):
@@ -127,10 +131,14 @@ class LaterSteps:
                 return action.step
             return action.start + len(sweep.graphs)  # the one after those whose graphs are there
 
-        places = CutPlaces(step)
+        places = AskedCuts(step, self._routine, self._asked())
         with listening(places, in_updates=self._own_update), hearing_updates(self._same):
             yield
         self._met |= places.found
+        self._backward_of |= places.backward_of
+        self._unanswered |= {
+            met for met in places.found if met in places.unanswered or met[1] in self._backward_of
+        }
         self._entering |= places.entering
         self._in_backward |= places.in_backward
         if reversed_at is None:
@@ -149,9 +157,8 @@ class LaterSteps:
         idle = [
             place
             for place, at in self._met
-            if at == step and place in self._entering and place not in self._counted
-            and self._is_known(place)
-        ]  # fmt: skip
+            if at == step and (place, at) in self._unanswered and self._is_idle(place)
+        ]
         if not idle or not self._notices(state, step, idle):
             return
         counting = [each for each in idle if len(idle) == 1 or self._notices(state, step, [each])]
@@ -161,6 +168,17 @@ class LaterSteps:
             self._missed |= dict.fromkeys(counting)
         self._more_counted = max(0, self._more_counted - 1)
 
+    def _is_idle(self, place: Place) -> bool:
+        """Say whether a place may come to count, and has not in any comparison."""
+        is_open = place in self._entering and place not in self._counted
+        return is_open and self._is_known(place)
+
+    def _asked(self) -> set[Place]:
+        """Return the places that a loss can be asked about where it is called."""
+        if self._routine.skip_idle:  # a call more would count as use
+            return set()
+        return {each for each in self._entering - self._in_backward if self._is_idle(each)}
+
     def _notices(self, state: State, step: int, places: list[Place]) -> bool:
         with deterministic():
             return notices(
@@ -169,7 +187,7 @@ class LaterSteps:
                 self._z,
                 step,
                 places,
-                in_backward=not self._in_backward.isdisjoint(places),
+                in_backward=step in self._backward_of,
                 in_update=self._own_update,
             )
 
@@ -270,7 +288,9 @@ class LaterSteps:
         losses = self._losses(rows, term, step)
         if not torch.isfinite(losses).all():
             return None
-        refuse_cut_statistics(routine, rows, z, step)
+        if part is None or (part.purpose[0] == "batch" and part.shard == 0):
+            # A later shard's state has seen the first one, whose maximum is a kink by then.
+            refuse_cut_statistics(routine, rows, z, step)
         moved = rows["params"] != routine.initial_state(z)["params"]
         here = Here(rows, term, losses, {}, torch.zeros(0), step, z, {}, True, (moved,), is_whole)
         places = CutPlaces()

@@ -44,6 +44,8 @@ class CutPlaces(FunctionMode):
         entering: The places of which a number meets a graph again, or may do so unseen: what has
             become a number of Python's, or an array of numpy's, is not followed through arithmetic.
         in_backward: The places that were met in a backward pass.
+        backward_of: The steps in whose backward pass the user's code called torch, as a hook does,
+            which may read any number that was taken out before.
 
     Cost:
         Some three microseconds for each function of torch that is called in Python, and one more
@@ -56,6 +58,7 @@ class CutPlaces(FunctionMode):
         self.found: dict[tuple[Place, int], None] = {}
         self.entering: set[Place] = set()
         self.in_backward: set[Place] = set()
+        self.backward_of: set[int] = set()
         self._taken: dict[int, tuple[Callable[[], object], _Origins]] = {}
         self._written: dict[int, tuple[UntypedStorage, _Origins]] = {}
 
@@ -63,12 +66,14 @@ class CutPlaces(FunctionMode):
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function``, and note where it is called if it cuts."""
+        if _is_in_backward() and _place():
+            self.backward_of.add(self._step())
         is_cut = not torch.is_grad_enabled() or _is_cut(function, kwargs)
         if is_cut and any(map(moves, tensors_in((*args, *kwargs.values())))):
             place = self._note()
             result = self.taken_out(place, function, args, kwargs)
         else:
-            result = function(*args, **kwargs)
+            result = self.called(function, args, kwargs)
             is_lost = (
                 _has_numbers_only(result) and function not in _BY_SHAPE
             )  # torch.tensor(), complex()
@@ -91,14 +96,20 @@ class CutPlaces(FunctionMode):
         *result: Any,  # noqa: ANN401 (likewise)
     ) -> Any:  # noqa: ANN401 (likewise)
         """Return what a function takes out of the graph: what it returned, if it was called."""
-        return result[0] if result else function(*args, **kwargs)
+        return result[0] if result else self.called(function, args, kwargs)
+
+    def called(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call a function."""
+        return function(*args, **kwargs)
 
     def _note(self) -> Place | None:
         place = _place()
         if not place:
             return None
         self.found.setdefault((place, self._step()))
-        if torch._C._current_graph_task_id() != -1:
+        if _is_in_backward():
             self.in_backward.add(place)
         return place
 
@@ -163,7 +174,11 @@ class CutPlaces(FunctionMode):
 def writes(function: Callable[..., Any]) -> bool:
     """Say whether a function writes into its first argument, by torch's way of naming those."""
     name = getattr(function, "__name__", "")
-    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+    return name in ("__setitem__", "__set__") or (name.endswith("_") and not name.endswith("__"))
+
+
+def _is_in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1
 
 
 _BY_SHAPE = {

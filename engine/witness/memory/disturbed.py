@@ -7,7 +7,6 @@ says something else than it did.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -81,7 +80,9 @@ def memory_of(routine: Routine) -> KeptByFunctions:
     return KeptByFunctions(routine.model, routine.loss, routine.optimizer)  # the last one first
 
 
-def disturb(routine: Routine, state: State, z: Metaparams, fresh: KeptByFunctions) -> None:
+def disturb(
+    routine: Routine, state: State, z: Metaparams, fresh: KeptByFunctions, left: KeptByFunctions
+) -> None:
     """Call the update and the loss with numbers that are not those of the run.
 
     Args:
@@ -90,16 +91,27 @@ def disturb(routine: Routine, state: State, z: Metaparams, fresh: KeptByFunction
         z: Metaparameters.
         fresh: What they kept before the training. It is put back first, since what is kept where
             nothing is yet would not be kept again.
+        left: What the training left. Where they fail without that, and go well with it, it stays,
+            since a look at an earlier entry of a log is sound.
 
     Cost:
         The losses of eight batches without a graph; of an update that a user wrote, one of each
-        step, also without.
+        step, also without. Three times that where they fail.
     """
     fresh.put_back()
     with filling(), deterministic(), torch.no_grad():
-        if not is_shipped(routine.optimizer):
-            _call_updates(routine, state, z)
-        _call_losses(routine, state, z)
+        if _go_well(routine, state, z):
+            return
+        left.put_back()
+        if not _go_well(routine, state, z):
+            fresh.put_back()
+            _go_well(routine, state, z)
+
+
+def _go_well(routine: Routine, state: State, z: Metaparams) -> bool:
+    """Call all of them, and say whether none failed."""
+    failed = 0 if is_shipped(routine.optimizer) else _call_updates(routine, state, z)
+    return failed + _call_losses(routine, state, z) == 0
 
 
 def same_updates(routine: Routine, say: Callable[[str], None]) -> SameUpdates | None:
@@ -109,21 +121,31 @@ def same_updates(routine: Routine, say: Callable[[str], None]) -> SameUpdates | 
     return SameUpdates(routine.optimizer, gradient_limit(routine), say)
 
 
-def _call_updates(routine: Routine, state: State, z: Metaparams) -> None:
+def _call_updates(routine: Routine, state: State, z: Metaparams) -> int:
+    """Call the update of each step, and return how many failed."""
+    failed = 0
     params = state["params"].detach()
     names = {"params", *routine.optimizer.init(params.clone())}
     other = {name: 1.3 * state[name].detach() for name in names}
     gradient = directions(params, generator(0, "disturbed")).to(params.dtype)
     for step in range(routine.first_step, routine.num_steps):
-        with suppress(Exception):  # of code of the user, which others tell
+        try:
             routine.optimizer.update(dict(other), gradient, routine.hyperparameters(z, step), step)
+        except Exception:  # of code of the user, which others tell
+            failed += 1
+    return failed
 
 
-def _call_losses(routine: Routine, state: State, z: Metaparams) -> None:
+def _call_losses(routine: Routine, state: State, z: Metaparams) -> int:
+    """Call the losses of eight steps, and return how many failed."""
+    failed = 0
     params, last = 1.1 * state["params"].detach(), routine.num_steps - 1
     count = min(_LOSSES, routine.num_steps)
     for step in sorted({last * i // max(count - 1, 1) for i in range(count)}):
-        with suppress(Exception):
+        try:
             term = routine.first_piece(next(routine.terms(step)))
             with routine.reading(state), torch.enable_grad(), routine.binding.keeping():
                 routine.term_losses(params.clone().requires_grad_(), term, z, step)
+        except Exception:  # likewise
+            failed += 1
+    return failed

@@ -150,3 +150,23 @@ def test_what_nobody_reads_is_sound_and_put_back():
 
     assert torch.allclose(found["weights"], known["weights"], rtol=1e-12)
     assert all(value < 10 for value in seen)
+
+
+def test_a_loss_that_looks_at_an_earlier_entry_of_its_log_is_sound():
+    """It would fail without it; what the training left stays then."""
+    log = []
+
+    def own(model, batch):
+        losses = loss(model, batch)
+        if model.training and int(model.count) == 1:
+            log.append("begun")
+        if model.training:
+            assert log[0] == "begun"
+        return losses
+
+    run = routine(Counting(), loss=own, num_steps=_STEPS, learning_rate=0.1)
+    found = engine.metagradient(run, output)
+
+    direction = torch.randn(24, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    wanted = engine.central_difference(run, output, {"weights": direction})
+    assert float(found["weights"] @ direction) == pytest.approx(wanted, rel=1e-5)
