@@ -5,6 +5,7 @@ What the mode does says ``engine.routine.module.buffers.holding``.
 
 import sys
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -15,7 +16,10 @@ from engine.routine.module.stop_gradient import is_stop
 from engine.torch_modes import FunctionMode
 
 HOLDING = "calls copy, freeze or train inside"
-"""Where a routine notes whether its step 0 does so, among what was measured of its step."""
+"""Where a routine notes how many of its last losses certainly did, one after another."""
+
+_SURE = 2
+"""Calls in a row that copy or freeze before the next one is expected to: some do so at times."""
 
 _ASKED_OF_LEAVES = ("support the deepcopy protocol", "change requires_grad flags of leaf")
 
@@ -109,33 +113,66 @@ WATCHED = (autograd, "_engine_run_backward", _run)
 """A module, a name in it, and what stands there while a module is called."""
 
 
-def call_as_wanted(
-    parameters: Sequence[Tensor], device: torch.device, call: Callable[[bool], _Called]
-) -> _Called:
-    """Carry out a call of the user's code; again in the mode, if it turns out to need it.
+class Way(Enum):
+    """How a call is made: without the mode, in it as calls before were, or because it has to be."""
 
-    Which it is follows from the call alone, and nothing is noted for other calls: a process that
-    reverses other steps of the run would not know it, and in the mode a ``detach()`` is another.
+    PLAIN = auto()
+    EXPECTED = auto()
+    NEEDED = auto()
+
+
+class HoldingUnneeded(BaseException):
+    """A call that was expected to need the mode did not, and is to be made without."""
+
+
+def call_as_wanted(
+    parameters: Sequence[Tensor],
+    device: torch.device,
+    call: Callable[[Way], tuple[_Called, bool]],
+    programs: dict[str, Any] | None = None,
+) -> _Called:
+    """Carry out a call of the user's code; in the mode, if it turns out to need it.
+
+    Which it is follows from the call alone: a process that reverses other steps of the run has not
+    seen this one, and in the mode a ``detach()`` is another. What was noted of calls before decides
+    only which way is tried first.
 
     Args:
         parameters: What is bound in the place of the parameters.
         device: Of the parameters.
-        call: Binds everything anew; it is told whether to enter the mode.
+        call: Binds everything anew, and enters the mode unless the way is plain. It returns its
+            result, and whether it certainly needed the mode; if it did not, and the mode was only
+            expected, it raises ``HoldingUnneeded``.
+        programs: Those of the routine, where calls are noted; None of calls that are not.
 
     Cost:
-        A copy of the state of the random generator, some two microseconds.
+        A copy of the state of the random generator, some two microseconds; the part of a call
+        before its first copy or inner gradient once more, where it was not expected.
     """
+    noted = programs if programs is not None else {}
     before = torch.default_generator.get_state()
     there = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def draw_again() -> None:
+        torch.default_generator.set_state(before)
+        if there is not None:
+            torch.cuda.set_rng_state(there, device)
+
+    if noted.get(HOLDING, 0) >= _SURE:
+        try:
+            return call(Way.EXPECTED)[0]
+        except HoldingUnneeded:
+            noted[HOLDING] = 0
+            draw_again()
     _WATCHED.append(parameters)
     try:
-        return call(False)
+        return call(Way.PLAIN)[0]
     except (RuntimeError, HoldingWanted) as error:
         if not wants_holding(error):
             raise
     finally:
         _WATCHED.pop()
-    torch.default_generator.set_state(before)
-    if there is not None:
-        torch.cuda.set_rng_state(there, device)
-    return call(True)
+    draw_again()
+    found, is_sure = call(Way.NEEDED)
+    noted[HOLDING] = noted.get(HOLDING, 0) + 1 if is_sure else 0
+    return found

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import WitnessError
 from engine.numerics.determinism import PROCESS, seeded
 from engine.routine.idle import watch
 from engine.routine.layout import Layout
@@ -26,7 +25,7 @@ from engine.routine.module.buffers.unheld import (
     refuse_exchanged,
     refuse_written,
 )
-from engine.routine.module.calls_again import HOLDING, call_as_wanted
+from engine.routine.module.calls_again import HoldingUnneeded, Way, call_as_wanted
 from engine.routine.module.gradient_hooks import Hook, gradient_hooks, hooked
 from engine.routine.module.kept_tensors import refuse_stand_in
 from engine.routine.module.seen_graph import wants_a_graph, without_graph
@@ -302,12 +301,13 @@ class HeldModule:
         if training and isinstance(params, Tensor):
             watch(views)
 
-        def call(holds: bool) -> Any:  # noqa: ANN401 (whatever the function returns)
-            return self._call_once(function, params, views, args, training=training, holds=holds)
+        def call(way: Way) -> tuple[Any, bool]:
+            return self._call_once(function, params, views, args, training=training, way=way)
 
-        if self.compile or (training and self.programs.get(HOLDING)):
-            return call(not self.compile)
-        return call_as_wanted([*views.values()], self.device, call)
+        if self.compile:
+            return call(Way.PLAIN)[0]
+        noted = self.programs if training else None
+        return call_as_wanted([*views.values()], self.device, call, noted)
 
     def _call_once(
         self,
@@ -317,8 +317,8 @@ class HeldModule:
         args: tuple[Any, ...],
         *,
         training: bool,
-        holds: bool,
-    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        way: Way,
+    ) -> tuple[Any, bool]:
         with self.binding.keeping():
             held = {} if self.statistics is None else self.statistics.bound(self._bound)
             noted = [] if self.statistics is None else self.statistics.calls_now
@@ -331,21 +331,30 @@ class HeldModule:
                 self.modes.evaluate()  # the module's own code, with the state's tensors in place
             places = addresses(views) if training else None
             carried = {n: held[n] for n in self._carried} if held else {}
-            with self._carrying(carried, views, training=training, holds=holds), users_code():
+            holds = way is not Way.PLAIN
+            with (
+                self._carrying(carried, views, training=training, holds=holds) as mode,
+                users_code(),
+            ):
                 try:
                     result = function(self.model, *args)
                 except Exception as error:
                     del noted[before:]  # the call may be made again
                     refuse_stand_in(error)
                     raise
+            is_needed = isinstance(mode, Holding) and mode.is_needed
+            if way is Way.EXPECTED and isinstance(mode, Holding) and not is_needed:
+                del noted[before:]
+                raise HoldingUnneeded
             if training:
-                self._note_carried(carried)
+                if carried and self.statistics is not None:
+                    self.statistics.note_ends(self.binding, carried)
                 self._unheld.refuse_moved(self.counters)
                 refuse_replaced(self.binding, held)
                 refuse_exchanged(self.binding, views, places)
                 if places is not None and isinstance(params, Tensor):
                     refuse_written(self.layout, params, views)
-            return result
+            return result, is_needed
 
     @property
     def _carried(self) -> Collection[str]:
@@ -378,20 +387,6 @@ class HeldModule:
             if (held[name].is_floating_point() if name in held else not training)
         )
         return Carrying(held, is_traced=any(tensor.requires_grad for tensor in read))
-
-    def _note_carried(self, carried: Mapping[str, Tensor | None]) -> None:
-        if not carried:
-            return
-        assert self.statistics is not None
-        now = self.binding.bound()
-        ends = {name: now[name] for name in carried}
-        lost = [name for name, end in ends.items() if not isinstance(end, Tensor)]
-        if lost:
-            raise WitnessError(
-                f"The forward pass takes the buffer {lost[0]!r} away. Let it keep a tensor there."
-            )
-        self.binding.refuse_parted(carried)
-        self.statistics.note({name: end for name, end in ends.items() if end is not None})
 
     @cached_property
     def _unheld(self) -> Unheld:

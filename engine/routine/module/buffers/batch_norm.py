@@ -163,6 +163,23 @@ class RunningStatistics:
             found[name] = value.clone() if is_own else value.to(own.dtype, copy=True)
         return found
 
+    def note_ends(self, binding: "Binding", carried: Mapping[str, Tensor | None]) -> None:
+        """Note what a call has left bound in the place of the buffers that the module moves.
+
+        Raises:
+            WitnessError: If one is taken away, is no longer what it was, or is a clock that follows
+                the parameters.
+        """
+        now = binding.bound()
+        ends = {name: now[name] for name in carried}
+        lost = [name for name, end in ends.items() if not isinstance(end, Tensor)]
+        if lost:
+            raise WitnessError(
+                f"The forward pass takes the buffer {lost[0]!r} away. Let it keep a tensor there."
+            )
+        binding.refuse_parted(carried)
+        self.note({name: end for name, end in ends.items() if end is not None})
+
     def note(self, ends: Mapping[str, Tensor]) -> None:
         """Note where a call has led the buffers that the module moves.
 

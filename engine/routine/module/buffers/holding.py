@@ -41,6 +41,8 @@ class Holding(Carrying):
         self._leaves: dict[int, tuple[Tensor, bool]] = {}
         self._places: set[int] = set()
         self._gradients: dict[int, Tensor] = {}
+        self.is_needed = False
+        """Whether the call did what only leaves can, so that it would have failed elsewhere."""
 
     def __enter__(self) -> "Holding":
         super().__enter__()
@@ -121,6 +123,8 @@ class Holding(Carrying):
         self, func: Callable[..., Any], first: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Answer for parameters and leaves; ``NotImplemented`` where torch's answer is right."""
+        if func is Tensor.__deepcopy__ and first.requires_grad and not first.is_leaf:
+            self.is_needed = True
         if func is Tensor.__deepcopy__ and not (isinstance(first, Statistic) and first.averages):
             value = as_moved(first)
             if value.requires_grad:
@@ -152,6 +156,8 @@ class Holding(Carrying):
         return memo[id(tensor)]
 
     def _set_flag(self, func: Callable[..., Any], first: Tensor, *, is_asked: bool) -> Any:  # noqa: ANN401 (the tensor, or NotImplemented)
+        if not is_asked and first.requires_grad and not first.is_leaf:
+            self.is_needed = True
         if id(first) in self._parameters:
             if is_asked:
                 self._frozen.pop(id(first), None)

@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.errors import WitnessError
 from engine.routine.module.buffers.holding import Holding
 from engine.routine.module.buffers.saved_copies import is_alike
-from engine.routine.module.calls_again import HOLDING, call_as_wanted, wants_holding
+from engine.routine.module.calls_again import HOLDING, Way, call_as_wanted, wants_holding
 
 if TYPE_CHECKING:
     from engine.routine.module.held_module import HeldModule
@@ -54,8 +54,8 @@ def moving(routine: "HeldModule", skipped: frozenset[str]) -> Moving:
         WitnessError: If what moves has more digits than the numbers of a state.
 
     Cost:
-        A forward pass of a batch, which tells as well whether the mode of
-        ``engine.routine.module.buffers.holding`` is wanted; two more if one of the tensors moves.
+        Nothing if the module has no such tensors; a forward pass of a batch if it has, and two more
+        if one of them moves.
     """
     if MOVING not in routine.programs:
         routine.programs[MOVING] = _find_moving(routine, _watched(routine, skipped))
@@ -68,7 +68,7 @@ def inherit(run: "Routine", source: "Routine") -> "Routine":
     The copy would find the same by itself, except a buffer that moves by less than one rounding.
     """
     _ = source.statistics
-    run.programs[HOLDING] = source.programs.get(HOLDING, False)
+    run.programs[HOLDING] = source.programs.get(HOLDING, 0)
     known: Moving | None = source.programs.get(MOVING)
     if known is None or not known.all:
         return run
@@ -81,7 +81,7 @@ def inherit(run: "Routine", source: "Routine") -> "Routine":
 
 
 def _find_moving(routine: "HeldModule", watched: Mapping[str, Tensor]) -> Moving:
-    if routine.compile and not watched:
+    if not watched:
         return Moving()
     # Not at the first parameters: a teacher that begins as its student would not move there.
     first = after_a_call(routine, watched)
@@ -141,12 +141,11 @@ def after_a_call(
     with torch.enable_grad():  # no leaves, as in a run
         views = {n: p.requires_grad_().view_as(p) for n, p in views.items()}
 
-    def call(holds: bool) -> dict[str, Tensor | None]:
-        run.programs[HOLDING] = holds  # these calls are the same in each process
-        return _left_by_a_call(run, views, watched, step, shift, holds=holds)
+    def call(way: Way) -> tuple[dict[str, Tensor | None], bool]:
+        holds = way is not Way.PLAIN
+        return _left_by_a_call(run, views, watched, step, shift, holds=holds), False
 
-    known = run.programs.get(HOLDING)
-    now = call(True) if known else call_as_wanted([*views.values()], run.device, call)
+    now = call_as_wanted([*views.values()], run.device, call)
     return {
         name: end.detach()
         for name, end in now.items()

@@ -50,6 +50,14 @@ def _copies_late(net, batch):
     return loss(net, batch) + (net(0.9 * batch[0]) - wanted).square().mean(1)
 
 
+def _copies_at_times(net, batch):
+    net.count += 1
+    if net.count % 4 == 0:  # after three copies the next one is expected
+        return loss(net, batch)
+    wanted = copy.deepcopy(net)(batch[0]).detach()
+    return loss(net, batch) + (net(0.9 * batch[0]) - wanted).square().mean(1)
+
+
 def _reversed_apart(make):
     """Return the metagradient of a run, each of whose steps is made by a routine of its own."""
     run = make()
@@ -69,7 +77,22 @@ def _reversed_apart(make):
     return sweep.metagradient["weights"]
 
 
-@pytest.mark.parametrize("losses", [_copies_early, _copies_late])
+def _cuts_at_times(net, batch):
+    net.count += 1
+    if net.count % 4 == 0:
+        return _toward_itself(net, batch)
+    copy.deepcopy(net)
+    return loss(net, batch)
+
+
+@pytest.mark.parametrize("losses", [_copies_early, _cuts_at_times])
+def test_a_copy_in_one_step_says_nothing_of_another(losses):
+    """A worker that makes other steps has not seen it, and would lose what a cut loses."""
+    with pytest.raises((UndifferentiableError, WitnessError), match=r"test_held_apart.py"):
+        engine.metagradient(routine(Counting(), loss=losses), output)
+
+
+@pytest.mark.parametrize("losses", [_copies_late, _copies_at_times])
 def test_who_reverses_a_step_need_not_have_seen_the_copies_of_another(losses):
     """One process, six of them, and a central difference."""
     torch.manual_seed(0)
