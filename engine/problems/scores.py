@@ -91,14 +91,6 @@ def unchanged(model: nn.Module, what: str) -> Iterator[None]:
     modes = [(name, module, module.training) for name, module in model.named_modules()]
     before = [(name, each.detach().clone()) for name, each in _tensors(model)]
     yield
-    now = dict(_tensors(model))
-    for name, value in before:
-        if name not in now or _differs(now[name], value):
-            raise ConfigurationError(
-                f"{what} changes {name} of the model that it is given, so that whatever is judged "
-                "after it, and the training that goes on from there, is that of another model. Let "
-                "it work on a copy: copy.deepcopy(model)."
-            )
     for name, module, training in modes:
         if module.training is not training:
             raise ConfigurationError(
@@ -106,6 +98,14 @@ def unchanged(model: nn.Module, what: str) -> Iterator[None]:
                 f"{'training' if module.training else 'evaluation'} mode, in which the next "
                 "examples would be judged. Put it back at its end, or work on a copy: "
                 "copy.deepcopy(model)."
+            )
+    now = dict(_tensors(model))
+    for name, value in before:
+        if name not in now or _differs(now[name], value):
+            raise ConfigurationError(
+                f"{what} changes {name} of the model that it is given, so that whatever is judged "
+                "after it, and the training that goes on from there, is that of another model. Let "
+                "it work on a copy: copy.deepcopy(model)."
             )
 
 
