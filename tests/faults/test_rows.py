@@ -15,6 +15,7 @@ def test_damage_is_repaired_and_named(tmp_path):
     assert any(trial.repaired for trial in done)
 
 
+@pytest.mark.slow
 def test_record_with_one_changed_value_is_damaged(tmp_path):
     """Inputs and seconds go into reports, and no digest of rows covers them."""
     store = tmp_path / "store"

@@ -201,6 +201,7 @@ def test_the_trainer_stays_as_it_is(tmp_path):
     assert all(torch.equal(p, before[n]) for n, p in trainer.model.named_parameters())
 
 
+@pytest.mark.slow
 def test_metagradient_is_the_central_difference_of_the_trainers_own_loop(tmp_path):
     """In float64, by the start of the parameters, which needs no change of the Trainer.
 
