@@ -84,7 +84,8 @@ class Statistic(Tensor):
                         "statistics, or use group or layer normalization."
                     )
             given = args, kwargs
-            if name != "__get__" or func is _GET_DATA:  # its shape and device do not move
+            # Its shape and device do not move; a moved one would be gone when it was looked for.
+            if func is _GET_DATA or name not in ("__get__", *_OF_MEMORY):
                 given = tree_map(as_moved, given)
             result = func(*given[0], **given[1])
         # A part or a mean of statistics is one as well, for layers that cut theirs to size.
@@ -96,6 +97,9 @@ class Statistic(Tensor):
 
 _OF_CALLS = {"running_mean": "mean", "running_var": "variance"}
 _GET_DATA: Any = Tensor.data.__get__  # pyright: ignore[reportAttributeAccessIssue] (a descriptor of C)
+_OF_MEMORY = ("data_ptr", "storage", "storage_offset", "typed_storage", "untyped_storage")
+"""What asks where a tensor lies."""
+
 _IN_PLACE = ("__iadd__", "__imul__", "__isub__", "__itruediv__", "__setitem__")
 
 
