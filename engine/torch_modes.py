@@ -32,6 +32,9 @@ class FunctionMode(TorchFunctionMode):
         """Return what a call of a user's loss returns; one that listens may make it again."""
         return call()
 
+    def expect_backward_code(self) -> None:
+        """Note that code of the user's will be called in the backward pass of what is called."""
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -83,6 +86,13 @@ def as_listened_to(call: Callable[[], Tensor]) -> Tensor:
     """Return what a call of a user's loss returns, made as whoever listens wants it."""
     listener = _LISTENER.get()
     return call() if listener is None else listener.mode.around(call)
+
+
+def expect_backward_code() -> None:
+    """Tell whoever listens that a hook, or a custom function, of the user's is in the graph."""
+    listener = _LISTENER.get()
+    if listener is not None:
+        listener.mode.expect_backward_code()
 
 
 class OperationMode(TorchDispatchMode):

@@ -140,6 +140,7 @@ class LaterSteps:
             met for met in places.found if met in places.unanswered or met[1] in self._backward_of
         }
         self._entering |= places.entering
+        self._entering |= {place for place, at in places.found if at in self._backward_of}
         self._in_backward |= places.in_backward
         if reversed_at is None:
             return

@@ -44,7 +44,7 @@ class CutPlaces(FunctionMode):
         entering: The places of which a number meets a graph again, or may do so unseen: what has
             become a number of Python's, or an array of numpy's, is not followed through arithmetic.
         in_backward: The places that were met in a backward pass.
-        backward_of: The steps in whose backward pass the user's code called torch, as a hook does,
+        backward_of: The steps in whose backward pass code of the user's is called, as a hook is,
             which may read any number that was taken out before.
 
     Cost:
@@ -86,6 +86,10 @@ class CutPlaces(FunctionMode):
         if place is not None or self._taken:
             self._follow(place, function, args, kwargs, result)
         return result
+
+    def expect_backward_code(self) -> None:
+        """Note the step, in which a number may meet the graph in the backward pass, unseen."""
+        self.backward_of.add(self._step())
 
     def taken_out(
         self,

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from engine.routine.module.stop_gradient import PASSES
+from engine.torch_modes import expect_backward_code
 
 _NODE: Any = Tensor.grad_fn
 _EDGE: Any = GradientEdge
@@ -24,6 +25,7 @@ _NEW_EDGE: Any = GradientEdge.__new__
 
 def in_gradients(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Return a hook that products pass by."""
+    expect_backward_code()
 
     @wraps(hook)
     def hook_outside_products(*args: Any) -> Any:  # noqa: ANN401 (as the hook)

@@ -21,6 +21,7 @@ from engine.routine.module.backward.call import CALL, Call
 from engine.routine.module.backward.intermediates import in_graph
 from engine.routine.module.backward.judged import pulled
 from engine.routine.module.stop_gradient import PASSES
+from engine.torch_modes import expect_backward_code
 
 # What ``Function.apply`` calls.
 _AppliedBy: Any = torch.autograd.function._SingleLevelFunction
@@ -69,6 +70,7 @@ class OwnDerivatives(AbstractContextManager[None]):
         self, function: type[Function], args: tuple[Any, ...], call: Callable[[], Any]
     ) -> Any:  # noqa: ANN401 (as torch's)
         """Call a function of somebody's, and keep in its node what it was called with."""
+        expect_backward_code()
         # One that writes into what it is given is known from its first call on.
         copies = self._writes.get(function, True)
         with torch._C.DisableTorchFunction():
