@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from engine.torch_modes import FunctionMode, OperationMode
@@ -62,6 +63,7 @@ def test_operations_of_the_backward_pass_are_told_too():
     assert all(isinstance(kwargs, dict) for _, kwargs in counted.names)
 
 
+@pytest.mark.slow
 def test_a_mode_of_operations_does_not_load_the_compiler():
     """Torch would import it to keep it out, which takes three seconds of every check."""
     code = """

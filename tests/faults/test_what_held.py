@@ -230,6 +230,7 @@ def small_disks(tmp_path):
         pytest.skip(reason)
 
 
+@pytest.mark.slow
 def test_disk_without_room_for_a_name_stops_a_run_that_then_goes_on(small_disks, tmp_path):
     """Inodes run out before bytes where files are small, as those of a store are."""
     refs = chain.run(tmp_path / "undisturbed")
@@ -248,6 +249,7 @@ def test_disk_without_room_for_a_name_stops_a_run_that_then_goes_on(small_disks,
     assert not set(computed) & set(before)
 
 
+@pytest.mark.slow
 def test_store_that_turns_read_only_in_mid_run_goes_on_when_it_is_not(
     small_disks, tmp_path, monkeypatch
 ):

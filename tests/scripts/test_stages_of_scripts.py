@@ -71,6 +71,7 @@ GROWS = {"simclr"}
 """Whose adjoint grows in the ten steps: two views of few pictures, at a low temperature."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_preflight_tries_all_parts_of_a_script(name, tmp_path):
     """Its twins are shorter and in another format, and read the same order, rates and state."""

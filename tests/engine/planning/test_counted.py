@@ -29,6 +29,7 @@ def recipe(tmp_path):
     return load_recipe("datacomp-small", [*SMALL, *urls])
 
 
+@pytest.mark.slow
 def test_small_twin_moves_along_the_exact_metagradient(recipe):
     """The same code as at full size: pairs read batch by batch, embedded in pieces, exchanged."""
     problem = build_problem(recipe)

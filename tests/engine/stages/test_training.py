@@ -108,6 +108,7 @@ def test_records_hold_the_run_that_one_call_made(store):
     assert norms == {str(step): expected.adjoint_norms[step] for step in range(last.start, 12)}
 
 
+@pytest.mark.slow
 def test_later_steps_of_a_run_of_stages_are_looked_at(store, monkeypatch):
     """What a loss cuts out of the graph once it is small is in no twin that a preflight makes."""
     tiny = recipe(*kind("weights"))

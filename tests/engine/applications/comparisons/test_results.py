@@ -61,6 +61,7 @@ def test_findings_name_what_is_beaten_and_what_is_not():
     assert "random" not in not_lower + behind
 
 
+@pytest.mark.slow
 def test_report_shows_a_row_for_each_baseline():
     """The table stands beside the figure, so that a reader can copy numbers."""
     record = make_record().model_copy(update={"baselines": [baseline("random", 0.9, 0.5)]})

@@ -70,6 +70,7 @@ def test_search_without_a_grid_is_drawn():
     assert set(lines_of(below)) == {"descent (outer step 1)", "Optuna"}
 
 
+@pytest.mark.slow
 def test_section_says_what_is_in_its_figure():
     """And there is none where nothing was searched."""
     *_, both = drawn(grid=searched(GRID, 1.0), optuna=searched([0.35], 2.0))
