@@ -175,7 +175,7 @@ REFUSED = {
     "profiles that are no TOML": ({"PREFECT_PROFILES_PATH": "{tmp}/profiles"}, "profiles"),
     "a setting that is none": ({"PREFECT_CLIENT_MAX_RETRIES": "many"}, "CLIENT_MAX_RETRIES"),
     "a database that cannot be": (
-        {"PREFECT_API_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////nonexistent/x.db"},
+        {"PREFECT_API_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////dev/null/x.db"},
         "unable to open database file",
     ),
 }
@@ -255,7 +255,7 @@ def test_a_server_that_cannot_start_leaves_no_mark_that_its_database_is_there(
     prefect_home, monkeypatch
 ):
     """The next one has to make it, and would not look."""
-    nowhere = "sqlite+aiosqlite:////nonexistent/x.db"
+    nowhere = "sqlite+aiosqlite:////dev/null/x.db"
     monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", nowhere)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     server = local_server.LocalServer()
