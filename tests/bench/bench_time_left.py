@@ -51,7 +51,7 @@ def watch(name, folder):
         tempfile.TemporaryDirectory() as store,
         connected(LocalServer()),
         heard_by(meter),
-        ticking(lambda: [each.seen() for each in meter.boards]),
+        ticking(lambda: [each.snapshot() for each in meter.boards]),
     ):
         FLOWS[recipe.kind](recipe, store)
     stream = Recording.made[0].stream | {"load": round(os.getloadavg()[0])}

@@ -233,7 +233,7 @@ def test_a_search_writes_a_recipe_that_can_be_run(prefect_server, tmp_path):
     meter = Meter()
     with heard_by(meter):
         found = smooth_search(validate_recipe(content, "test"), str(tmp_path))
-    whole = meter.boards[0].seen()
+    whole = meter.boards[0].snapshot()
     assert whole.title.startswith("tiny")
     assert (whole.noun, whole.is_finished, whole.running) == ("parts", True, ())
     assert len(meter.boards) - 2 <= whole.done <= whole.total == 3 * 4

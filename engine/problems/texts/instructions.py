@@ -123,7 +123,7 @@ def passages_problem(
     notes: tuple[str, ...] = (),
     groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Problem:
-    """Return passages of each split as a problem; see ``engine.problems.texts.problem.learned``.
+    """Return passages of each split as ``engine.problems.texts.problem.language_problem`` does.
 
     Args:
         splits: Split to its passages; ``train`` and ``objective``, and perhaps the others.
