@@ -30,20 +30,18 @@ from engine.step import nonfinite, pulls
 from engine.step.step import StepGraph, plain_step
 from engine.types import Output
 from engine.witness import (
-    curvature,
     draws,
-    entries,
     finite_differences,
     in_place,
-    jumps,
-    moved_statistics,
     output_slope,
     outputs,
     precision,
     repeated,
-    updates,
     witness,
 )
+from engine.witness.cuts import asked, changed
+from engine.witness.derivatives import curvature, entries, jumps, moved_statistics, updates
+from engine.witness.memory import disturbed
 from tests.bench.bench_outputs import make_outputs
 from tests.bench.bench_speed import loss, points
 from tests.bench.bench_speed import routine as small_routine
@@ -64,7 +62,7 @@ MODULES = (
         draws,
     ),
     *(entries, finite_differences, in_place, jumps, moved_statistics, output_slope, outputs),
-    *(precision, repeated, updates),
+    *(precision, repeated, updates, asked, changed, disturbed),
 )
 """Those whose functions are branches of the tree."""
 
