@@ -95,6 +95,12 @@ class AskedCuts(CutPlaces):
         self._record: CallsOfLoss | None = None
         self.unanswered: set[Met] = set()
 
+    def expect_backward_code(self) -> None:
+        """Note it; the graph of a call that is made again would be in the way of its own."""
+        super().expect_backward_code()
+        if self._record is not None:
+            self._record.is_whole = False
+
     def _note(self) -> Place | None:
         place = super()._note()
         if place is not None:
@@ -193,13 +199,19 @@ _PLAIN = (
 def _key(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Hashable | None:
-    """Return what stands for a call in which nothing else is read; None if that is not known."""
+    """Return what stands for a call in which nothing else is read; None if that is not known.
+
+    Without a graph there is none: a custom function is computed so, and what its forward pass
+    returns becomes a part of the graph, once.
+    """
+    if not torch.is_grad_enabled():
+        return None
     try:
         own = tuple(map(_part, args))
         named = tuple((name, _part(each)) for name, each in kwargs.items())
     except Exception:  # an argument of another kind, or a tensor without memory
         return None
-    return function, own, named, torch.is_grad_enabled()
+    return function, own, named
 
 
 def _part(value: Any) -> Hashable:  # noqa: ANN401 (any argument)
