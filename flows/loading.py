@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from flows.registry import Flows
 
-SAID = "Loading torch and the code of the run"
+LOADING_ROW = "Loading torch and the code of the run"
 """Row in the log of a run, some seconds before its own first one."""
 
 
@@ -64,7 +64,7 @@ def _load(flows: "Flows", kind: str) -> "Flow[..., Any]":
     run = flow_run.get_id()
     if run is None:  # a process that has more to do than this run
         return flows[kind]
-    flow_run_logger(flow_run_id=UUID(run)).info(SAID)
+    flow_run_logger(flow_run_id=UUID(run)).info(LOADING_ROW)
     with loading():
         flow = flows[kind]
     loaded()

@@ -43,7 +43,7 @@ def test_log_of_a_run_says_that_it_is_loaded_before_it_is(flows, monkeypatch):
     monkeypatch.setattr(flow_run, "get_id", lambda: RUN)
 
     assert loading.its_flow is FLOW
-    assert flows.found == [("a-kind", [loading.SAID], False)]
+    assert flows.found == [("a-kind", [loading.LOADING_ROW], False)]
     assert gc.isenabled()
 
 
