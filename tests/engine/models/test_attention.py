@@ -122,8 +122,15 @@ def test_value_and_both_derivatives_are_those_of_the_math_kernel(options, number
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize(
+    ("is_causal", "dropout"),
+    [
+        (False, 0.4),
+        pytest.param(True, 0.4, marks=pytest.mark.slow),
+        pytest.param(False, 0.0, marks=pytest.mark.slow),
+        (True, 0.0),
+    ],
+)
 def test_finite_differences_agree_with_both_derivatives(is_causal, dropout):
     """No kernel of torch is asked: differences of the value, and of its derivative."""
     given, _ = tensors(batch=(1,))

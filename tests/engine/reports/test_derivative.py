@@ -30,7 +30,11 @@ def test_metagradient_draws_itself_with_its_steps():
 
 
 @pytest.mark.parametrize(
-    ("number", "first"), [(4000, "place among the entries"), (4001, "entries")]
+    ("number", "first"),
+    [
+        pytest.param(4000, "place among the entries", marks=pytest.mark.slow),
+        (4001, "entries"),
+    ],
 )
 def test_many_entries_are_counted(number, first):
     """Millions of pixels as a line each would be megabytes in a notebook."""

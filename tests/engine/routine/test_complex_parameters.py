@@ -140,7 +140,11 @@ def test_every_way_to_reverse_is_right(options):
     assert found == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", [Operator, Recurrent], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(Operator, marks=pytest.mark.slow), Recurrent],
+    ids=lambda kind: kind.__name__,
+)
 def test_the_checks_of_a_run_in_float32_are_made_in_float64(kind):
     """Frozen complex tensors keep their imaginary parts; what a call makes is widened."""
     run = routine(single(made(kind)))

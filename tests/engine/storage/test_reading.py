@@ -210,7 +210,7 @@ def served(piece, *, endless, pause=0, status=200, headers=(), asked=None):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/x.csv"
         server.shutdown()
 

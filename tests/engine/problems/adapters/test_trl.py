@@ -57,7 +57,7 @@ CASES = {
     "checkpoints of trl": ("text", {"gradient_checkpointing_kwargs": {"selective": True}}),
 }  # fmt: skip
 
-ALWAYS = ("completions", "completions, accumulated", "lora")
+ALWAYS = ("completions, accumulated",)
 
 
 @pytest.mark.parametrize(

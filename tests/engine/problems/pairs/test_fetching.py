@@ -74,8 +74,9 @@ def serve(monkeypatch):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
-def test_a_server_that_answers_letter_by_letter_is_given_up(answer, serve):
+def test_a_server_that_answers_letter_by_letter_is_given_up(answer, serve, monkeypatch):
     """Each letter is an answer in time, and all of them would take days."""
+    monkeypatch.setattr(fetching, "SECONDS", 0.3)
     with pytest.raises(NotFetchedError, match="took too long"):
         Fetching(allowed=True, protocol="file").fetch(serve(answer))
 

@@ -139,7 +139,7 @@ def asked():
             """Say nothing."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield paths, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

@@ -99,6 +99,7 @@ def test_metagradient_is_the_derivative_of_the_run(code):
     assert float(metagradient @ direction) == pytest.approx(measured, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_descent_runs_from_the_recipe_alone(code, tmp_path):
     """From the preflight to the report."""
     record = finish(recipe(code), str(tmp_path / "store"))

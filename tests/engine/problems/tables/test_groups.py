@@ -73,6 +73,7 @@ def test_mixture_by_a_column_is_that_of_its_rows(rows):
     assert weights.data.splits["train"].inputs.shape[1] == 2  # no model reads the site
 
 
+@pytest.mark.slow
 def test_mixture_by_a_column_runs_from_the_recipe_alone(rows, tmp_path):
     """And its report calls the groups by their names."""
     given = recipe(rows, BY_SITE)

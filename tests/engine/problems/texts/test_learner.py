@@ -181,6 +181,7 @@ def test_instructions_have_models_and_groups_of_ones_own(code, tmp_path):
         built("town", ["town"])
 
 
+@pytest.mark.slow
 def test_texts_of_a_data_set_have_a_model_of_ones_own(code, tmp_path, monkeypatch):
     """The same contract, whoever has saved the texts."""
     datasets = pytest.importorskip("datasets", reason="needs the extra datasets")

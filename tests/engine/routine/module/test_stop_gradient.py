@@ -33,7 +33,13 @@ def test_what_is_detached_is_refused_with_its_line(name):
 
 
 @pytest.mark.parametrize(
-    "options", [{"unroll": 3}, {"micro_batch": 3}, {"vjp": "batched"}, {"schedule": "store-all"}]
+    "options",
+    [
+        {"unroll": 3},
+        {"micro_batch": 3},
+        pytest.param({"vjp": "batched"}, marks=pytest.mark.slow),
+        pytest.param({"schedule": "store-all"}, marks=pytest.mark.slow),
+    ],
 )
 def test_every_way_to_reverse_is_right(options):
     """Forward-over-reverse takes a symmetric derivative for granted, and is refused below."""

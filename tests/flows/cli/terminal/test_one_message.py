@@ -292,7 +292,7 @@ LEFT = {
 
 
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
-@pytest.mark.parametrize("code", [0, 3])
+@pytest.mark.parametrize("code", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_what_called_code_has_left_does_not_keep_a_command_alive(left, code):
     """`mgd check` had said its verdict, and never ended."""
     script = f"""
