@@ -32,6 +32,10 @@ class FunctionMode(TorchFunctionMode):
         """Return what a call of a user's loss returns; one that listens may make it again."""
         return call()
 
+    def around_function(self, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Return what a custom function returns, whose forward pass is computed without a graph."""
+        return call(*args)
+
     def expect_backward_code(self) -> None:
         """Note that code of the user's will be called in the backward pass of what is called."""
 
@@ -49,6 +53,7 @@ class FunctionMode(TorchFunctionMode):
 class _Listener:
     mode: FunctionMode
     in_updates: bool
+    is_on: bool = False
 
 
 _LISTENER: ContextVar[_Listener | None] = ContextVar("listener", default=None)
@@ -74,10 +79,21 @@ def listening(mode: FunctionMode, *, in_updates: bool) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
+@contextmanager
+def listening_throughout(mode: FunctionMode) -> Iterator[None]:
+    """Let a mode be told of every call inside the block, also of the engine's own."""
+    token = _LISTENER.set(_Listener(mode, in_updates=False, is_on=True))
+    try:
+        with mode:
+            yield
+    finally:
+        _LISTENER.reset(token)
+
+
 def users_code(*, is_update: bool = False) -> AbstractContextManager[object]:
     """Return the context in which the engine calls user code: the mode that listens, if any."""
     listener = _LISTENER.get()
-    if listener is None or (is_update and not listener.in_updates):
+    if listener is None or listener.is_on or (is_update and not listener.in_updates):
         return _NOBODY
     return listener.mode
 
@@ -88,8 +104,17 @@ def as_listened_to(call: Callable[[], Tensor]) -> Tensor:
     return call() if listener is None else listener.mode.around(call)
 
 
+def as_function(call: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa: ANN401 (whatever the function returns)
+    """Return what a call of a user's custom function returns, and tell whoever listens of both."""
+    listener = _LISTENER.get()
+    if listener is None:
+        return call(*args)
+    listener.mode.expect_backward_code()
+    return listener.mode.around_function(call, args)
+
+
 def expect_backward_code() -> None:
-    """Tell whoever listens that a hook, or a custom function, of the user's is in the graph."""
+    """Tell whoever listens that a hook of the user's is in the graph."""
     listener = _LISTENER.get()
     if listener is not None:
         listener.mode.expect_backward_code()

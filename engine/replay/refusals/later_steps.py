@@ -25,12 +25,13 @@ from engine.routine.routine import Routine
 from engine.schedules.trees import Action, Forward, Reverse, Trace
 from engine.step.compiled import CompiledVjp
 from engine.step.gradient import batch_in_order
-from engine.torch_modes import listening
+from engine.torch_modes import listening, listening_throughout
 from engine.types import Metaparams, State
 from engine.witness.compared_point import updated
 from engine.witness.cuts.asked import AskedCuts
+from engine.witness.cuts.callers import Place
 from engine.witness.cuts.changed import notices
-from engine.witness.cuts.places import CutPlaces, Place
+from engine.witness.cuts.places import CutPlaces
 from engine.witness.cuts.scripted import scripted_cuts
 from engine.witness.derivatives.curvature import compare_loss, compare_step_update
 from engine.witness.derivatives.few_examples import Here
@@ -295,7 +296,7 @@ class LaterSteps:
         moved = rows["params"] != routine.initial_state(z)["params"]
         here = Here(rows, term, losses, {}, torch.zeros(0), step, z, {}, True, (moved,), is_whole)
         places = CutPlaces()
-        with places:
+        with listening_throughout(places):
             error, _ = compare_loss(routine, here)
         if error is not None:  # else nothing was learned there
             self._compared |= {place for place, _ in places.found}
@@ -314,7 +315,7 @@ class LaterSteps:
         term, losses = next(routine.terms(step)), torch.zeros(0)
         here = Here(rows, term, losses, before, gradient.detach(), step, z, moves, True)
         places = CutPlaces()
-        with places:
+        with listening_throughout(places):
             is_told = not compare_step_update(routine, here)
         self._compared |= {place for place, _ in places.found if is_told}
         return 0.0 if is_told else None

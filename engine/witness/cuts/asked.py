@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from engine.routine.routine import Routine
 from engine.torch_modes import listening
 from engine.witness.agreement import least_size, relative, value_limit
+from engine.witness.cuts.callers import Place
 from engine.witness.cuts.changed import ChangedCuts
-from engine.witness.cuts.places import CutPlaces, Place, tensors_in, writes
+from engine.witness.cuts.functions import tensors_in
+from engine.witness.cuts.places import CutPlaces, writes
 
 Met = tuple[Place, int]
 """A place, and the step in which it was met."""
@@ -101,11 +103,9 @@ class AskedCuts(CutPlaces):
         if self._record is not None:
             self._record.is_whole = False
 
-    def _note(self) -> Place | None:
-        place = super()._note()
-        if place is not None:
-            self.unanswered.add((place, self._step()))
-        return place
+    def _add(self, place: Place) -> None:
+        super()._add(place)
+        self.unanswered.add((place, self._step()))
 
     def called(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -21,7 +21,9 @@ from engine.step.pulls import gradient_of
 from engine.torch_modes import listening
 from engine.types import Metaparams, State
 from engine.witness.agreement import least_size, relative, value_limit
-from engine.witness.cuts.places import CutPlaces, Place, moves, writes
+from engine.witness.cuts.callers import Place, calling_place
+from engine.witness.cuts.functions import is_in_graph
+from engine.witness.cuts.places import CutPlaces, moves, writes
 
 _SHARE = 0.01
 """By which share numbers are changed: by half and by one and a half of that, and between."""
@@ -54,6 +56,18 @@ class ChangedCuts(CutPlaces):
         kept = args[:1] if writes(function) else ()  # it is written into, so it has to be itself
         others = tree_map(_changed, args[len(kept) :])
         return function(*kept, *others, **tree_map(_changed, kwargs))
+
+    def around_function(self, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call a custom function, and let it leave what it leaves of other arguments."""
+        result = super().around_function(call, args)
+        if calling_place() not in self._places:
+            return result
+        with torch.random.fork_rng():
+            others = call(*tree_map(_changed, args))
+        if not isinstance(result, tuple):
+            return result if is_in_graph(result) else others
+        pairs = zip(result, others, strict=True)
+        return tuple(one if is_in_graph(one) else other for one, other in pairs)
 
 
 def _changed(value: Any) -> Any:  # noqa: ANN401 (any argument)

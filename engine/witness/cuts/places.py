@@ -5,10 +5,8 @@ loss, as a factor or one of two branches, is followed to where it meets the grap
 change nothing but whether it counts there.
 """
 
-import os
-import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,17 +15,9 @@ import torch
 from torch import Tensor, UntypedStorage
 
 from engine.torch_modes import FunctionMode
-from engine.witness.lines import CUTS, NOT_THE_USERS
-
-Place = tuple[tuple[str, int], ...]
-"""Files of the user's code and lines of them: that which called torch, and those that led there."""
-
-_ENGINE, _TORCH = (f"{folder}{os.sep}" for folder in NOT_THE_USERS)
-_MODES = f"{_ENGINE}torch_modes.py"
-_NOBODYS = ("<frozen", "<@")
-"""Beginnings of what stands for a file where Python or a check of types made the code."""
-
-_Origins = frozenset[Place]
+from engine.witness.cuts.callers import Origins, Place, calling_place
+from engine.witness.cuts.functions import ForwardPass, tensors_in
+from engine.witness.lines import CUTS
 
 
 class CutPlaces(FunctionMode):
@@ -59,14 +49,15 @@ class CutPlaces(FunctionMode):
         self.entering: set[Place] = set()
         self.in_backward: set[Place] = set()
         self.backward_of: set[int] = set()
-        self._taken: dict[int, tuple[Callable[[], object], _Origins]] = {}
-        self._written: dict[int, tuple[UntypedStorage, _Origins]] = {}
+        self._taken: dict[int, tuple[Callable[[], object], Origins]] = {}
+        self._written: dict[int, tuple[UntypedStorage, Origins]] = {}
+        self._inside: ForwardPass | None = None
 
     def on_call(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function``, and note where it is called if it cuts."""
-        if _is_in_backward() and _place():
+        if _is_in_backward() and calling_place():
             self.backward_of.add(self._step())
         is_cut = not torch.is_grad_enabled() or _is_cut(function, kwargs)
         if is_cut and any(map(moves, tensors_in((*args, *kwargs.values())))):
@@ -85,6 +76,23 @@ class CutPlaces(FunctionMode):
                 result = self.taken_out(place, function, args, kwargs, result)
         if place is not None or self._taken:
             self._follow(place, function, args, kwargs, result)
+        return result
+
+    def around_function(self, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call a custom function, and note where if its forward pass leaves a number elsewhere."""
+        if self._inside is not None:
+            return call(*args)
+        self._inside = inside = ForwardPass()
+        try:
+            result = call(*args)
+        finally:
+            self._inside = None
+        left = {name: self._taken.pop(name, None) and value for name, value in inside.end(result)}
+        place = calling_place() if inside.has_left else ()
+        if place:
+            self._add(place)
+            origins = frozenset({place})
+            self._taken |= {name: (value, origins) for name, value in left.items() if value}
         return result
 
     def expect_backward_code(self) -> None:
@@ -109,13 +117,17 @@ class CutPlaces(FunctionMode):
         return function(*args, **kwargs)
 
     def _note(self) -> Place | None:
-        place = _place()
-        if not place:
-            return None
+        if self._inside is not None:
+            return _FORWARD
+        place = calling_place()
+        if place:
+            self._add(place)
+        return place or None
+
+    def _add(self, place: Place) -> None:
         self.found.setdefault((place, self._step()))
         if _is_in_backward():
             self.in_backward.add(place)
-        return place
 
     def _follow(
         self,
@@ -131,28 +143,36 @@ class CutPlaces(FunctionMode):
             origins |= {place}
         if not origins:
             return
+        if self._inside is not None and writes(function):
+            self._inside.write(args[0] if args else None)
         results = result if isinstance(result, list | tuple) else (result,)
         if any(isinstance(each, Tensor) and moves(each) for each in results):
             self.entering |= origins
             self._note()
             return
         for each in results:
-            self._take(each, origins)
+            self._take(each, origins, args)
         if writes(function):
             self._take_memory(args[:1], origins)
         unfollowed = float | complex | np.ndarray | list
         if any(isinstance(each, unfollowed) for each in (result, *results)):
             self.entering |= origins
+            if self._inside is not None:
+                self._inside.has_left = True
 
-    def _take(self, value: object, origins: _Origins) -> None:
+    def _take(self, value: object, origins: Origins, args: Sequence[Any]) -> None:
         if isinstance(value, Tensor):
             if value.requires_grad or not (value.is_floating_point() or value.is_complex()):
                 return  # a mask or a place in a list has no derivative that could be lost
             self._taken[id(value)] = (weakref.ref(value), origins)
         elif isinstance(value, float | complex):
             self._taken[id(value)] = (lambda: value, origins)  # kept, so that it stays the only one
+        else:
+            return
+        if self._inside is not None:
+            self._inside.take(value, args)
 
-    def _take_memory(self, written: Sequence[Any], origins: _Origins) -> None:
+    def _take_memory(self, written: Sequence[Any], origins: Origins) -> None:
         """Follow what a function has written into, also by views, and what .data was taken of."""
         for each in written:
             if isinstance(each, Tensor) and not each.requires_grad:
@@ -160,9 +180,9 @@ class CutPlaces(FunctionMode):
                     memory = each.untyped_storage()
                     self._written[memory.data_ptr()] = memory, origins
 
-    def _origins(self, values: Sequence[Any]) -> _Origins:
+    def _origins(self, values: Sequence[Any]) -> Origins:
         """Return the places from which any of the arguments comes, as far as it is known."""
-        found: _Origins = frozenset()
+        found: Origins = frozenset()
         for value in values:
             for each in value if isinstance(value, list | tuple) else (value,):
                 known = self._taken.get(id(each))
@@ -173,6 +193,10 @@ class CutPlaces(FunctionMode):
                         memory = each.untyped_storage().data_ptr()
                         found |= self._written[memory][1] if memory in self._written else set()
         return found
+
+
+_FORWARD: Place = (("", 0),)
+"""Any place in the forward pass of a custom function, which is left as one."""
 
 
 def writes(function: Callable[..., Any]) -> bool:
@@ -212,33 +236,3 @@ def _is_cut(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
     if function is torch.autograd.grad:
         return not kwargs.get("create_graph")
     return function in CUTS
-
-
-def tensors_in(values: Sequence[Any]) -> Iterator[Tensor]:
-    """Go through the tensors among arguments, and those in lists of them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from (each for each in value if isinstance(each, Tensor))
-
-
-def _place() -> Place:
-    """Return the lines of the user's code that led to torch; none if the engine called it.
-
-    Modes of the engine hand on what the user called.
-    """
-    frame, is_engines = sys._getframe(3), False
-    found: list[tuple[str, int]] = []
-    while frame is not None and not (found and is_engines):
-        file = frame.f_code.co_filename
-        if file == _MODES:
-            is_engines = False
-        elif file.startswith(_ENGINE):
-            is_engines = True
-        elif not file.startswith((_TORCH, *_NOBODYS)):
-            if is_engines:
-                return ()
-            found.append((file, frame.f_lineno))
-        frame = frame.f_back
-    return tuple(found)

@@ -21,7 +21,7 @@ from engine.routine.module.backward.call import CALL, Call
 from engine.routine.module.backward.intermediates import in_graph
 from engine.routine.module.backward.judged import pulled
 from engine.routine.module.stop_gradient import PASSES
-from engine.torch_modes import expect_backward_code
+from engine.torch_modes import as_function
 
 # What ``Function.apply`` calls.
 _AppliedBy: Any = torch.autograd.function._SingleLevelFunction
@@ -46,12 +46,12 @@ class OwnDerivatives(AbstractContextManager[None]):
         self._outer: list[Any] = []
 
         def apply(function: Any, *args: Any) -> Any:  # noqa: ANN401 (as torch's)
-            def call() -> Any:  # noqa: ANN401 (likewise)
-                return super(_AppliedBy, function).apply(*args)
+            def call(*given: Any) -> Any:  # noqa: ANN401 (likewise)
+                return super(_AppliedBy, function).apply(*given)
 
             with torch._C.DisableTorchFunction():  # modes that answer for the graph, or note calls
                 is_passed_by = _is_passed_by(function, args)
-            return call() if is_passed_by else self._noted(function, args, call)
+            return call(*args) if is_passed_by else self._noted(function, args, call)
 
         self._apply = classmethod(apply)
 
@@ -67,15 +67,14 @@ class OwnDerivatives(AbstractContextManager[None]):
             _AppliedBy.apply = outer
 
     def _noted(
-        self, function: type[Function], args: tuple[Any, ...], call: Callable[[], Any]
+        self, function: type[Function], args: tuple[Any, ...], call: Callable[..., Any]
     ) -> Any:  # noqa: ANN401 (as torch's)
         """Call a function of somebody's, and keep in its node what it was called with."""
-        expect_backward_code()
         # One that writes into what it is given is known from its first call on.
         copies = self._writes.get(function, True)
         with torch._C.DisableTorchFunction():
             noted = Call(function, args, copies=copies, within=self)
-        found = call()
+        found = as_function(call, args)
         with torch._C.DisableTorchFunction():
             made = found if isinstance(found, tuple) else (found,)
             writes = noted.end(made)
