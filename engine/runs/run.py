@@ -1,6 +1,7 @@
 """Runs in a store: begin one, find one by its name, and read its recipe."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -28,7 +29,7 @@ from engine.storage.places import (
     run_file,
     runs_folder,
 )
-from engine.storage.records import UNFORESEEN, read_record, write_record
+from engine.storage.records import UNFORESEEN, read_bytes, read_record, write_record
 from engine.storage.safe_names import is_part
 
 if TYPE_CHECKING:  # it loads torch
@@ -57,6 +58,29 @@ class Stages(Document):
 _BEGUN: "WeakValueDictionary[int, BuiltProblem]" = WeakValueDictionary()
 """Problems with which this process has begun a run. Another start reads files and data anew."""
 
+_RESUMABLE: set[tuple[str, str]] = set()
+"""Stores and names of runs that this process has begun, or found begun."""
+
+
+def is_begun(store: str, run: str) -> bool:
+    """Return whether this process knows that a run can be resumed by its name; reads nothing."""
+    return (store, run) in _RESUMABLE
+
+
+def look_for_begun(store: str, runs: Sequence[str]) -> None:
+    """Look which runs an earlier start has begun, for ``is_begun``.
+
+    One that cannot be read now is none.
+
+    Args:
+        store: fsspec URL of the store.
+        runs: Their names.
+    """
+    for run in runs:
+        with suppress(OSError):
+            if read_bytes(run_file(store, run, RECIPE)) is not None:
+                _RESUMABLE.add((store, run))
+
 
 def begin_run(recipe: DescentRecipe, store: str) -> None:
     """Keep the settings of a run of any kind, so that it can be found and resumed by its name.
@@ -81,6 +105,7 @@ def begin_run(recipe: DescentRecipe, store: str) -> None:
     _BEGUN[id(problem)] = problem
     note_data(store, run, problem)
     keep_code(recipe.descent, store)
+    _RESUMABLE.add((store, run))
 
 
 def note_parts(store: str, run: str, parts: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ import json
 import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from engine.progress.meter import doing
 from flows.cli.options import OutputOptions, RunOptions
 from flows.cli.server.surroundings import prefect_settings
 from flows.cli.terminal.screen import same_place, say, tell
-from flows.cli.terminal.signals import goes_on
+from flows.cli.terminal.signals import goes_on, says
 from flows.cli.terminal.watching import prepare_process, watched
 from flows.loading import loaded, loading
 
@@ -44,6 +45,7 @@ def run_recipe(
         seeds: Training seeds, comma-separated, for one run each.
     """
     as_json, quiet = output.as_json, output.quiet
+    says("Nothing was computed yet; the same command starts again.")
     # A tracker that does not exist is refused before anything is trained.
     sender = None if options.log_to is None else _sender(options.log_to)
     prepare_process(output.debug)
@@ -134,12 +136,14 @@ def _run(
     from engine.recipes.names import run_name
     from engine.recipes.titles import run_title
     from engine.runs.confirmed import note_started
+    from engine.runs.run import is_begun, look_for_begun
 
     runs = _runs(recipe, chosen)
     for each in runs:
         note_started(each)
     names = [run_name(each.descent) for each in runs]
-    goes_on(names, place)
+    look_for_begun(place, names)
+    goes_on(names, place, partial(is_begun, place))
     for each in runs:
         LINES.info("Run: %s", run_title(each))
     LINES.info("Store: %s", place)

@@ -10,9 +10,14 @@ import time
 from contextlib import suppress
 from typing import NoReturn
 
+from flows.cli.terminal.signals import hurried
+
 PATIENCE = 30.0
 """Seconds that what is left of a command may take: Python waits for threads, and for what was
 registered for its end, whoever has begun them; the server of a command is stopped within it too."""
+
+HURRY = 6.0
+"""The same from the moment on at which a signal asks for haste: the server has five."""
 
 _end_at_once = os._exit
 
@@ -65,7 +70,8 @@ def _tell_of_sudden_ends() -> None:
 def _end_in_time(code: object) -> None:
     """End the process after ``PATIENCE``, with the code that it would have, if it does not end.
 
-    A problem's code may have left a thread that waits for ever, or a handler that does.
+    A problem's code may have left a thread that waits for ever, or a handler that does. Whoever
+    does not want to wait presses Ctrl-C, see ``signals.is_over``.
     """
     number = code if isinstance(code, int) else int(code is not None)
     threading.Thread(target=_end, args=(number,), name="end of the command", daemon=True).start()
@@ -73,7 +79,8 @@ def _end_in_time(code: object) -> None:
 
 def _end(code: int) -> None:
     threading.main_thread().join()  # it has nothing left to do but to wait
-    time.sleep(PATIENCE)
+    if hurried.wait(PATIENCE):
+        time.sleep(HURRY)
     words = (
         "The command is done, and does not wait any longer for threads or exit handlers that the "
         "code which it called has left.\n"

@@ -16,6 +16,9 @@ from flows.cli.options import (
     TrustOption,
 )
 from flows.cli.terminal.one_message import UNTRUSTWORTHY
+from flows.cli.terminal.signals import says
+
+_NOTHING_KEPT = "Nothing was kept; the same command starts again."
 
 
 @command
@@ -29,6 +32,7 @@ def check(
     """Check on short twins of its run whether the metagradient of a recipe can be trusted."""
     from engine.recipes.files import load_recipe
 
+    says(_NOTHING_KEPT)
     chosen = load_recipe(recipe, changes)  # refused before torch is loaded
     from flows.cli.terminal.watching import seen_at_work
 
@@ -51,6 +55,7 @@ def verify(
     output: OutputOptions,
 ) -> None:
     """Recompute a random segment and a difference of a finished run, and keep a certificate."""
+    says(_NOTHING_KEPT)
     from flows.cli.terminal.watching import seen_at_work
 
     with seen_at_work(quiet=output.quiet), doing("loading torch"):
@@ -77,6 +82,7 @@ def plan(
     """Measure a step for a few seconds, and show the fastest schedule and the cost of a run."""
     from engine.recipes.files import load_recipe
 
+    says(_NOTHING_KEPT)
     chosen = load_recipe(recipe, changes)  # refused before torch is loaded
     from flows.cli.terminal.watching import seen_at_work
 

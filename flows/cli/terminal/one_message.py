@@ -9,6 +9,8 @@ from types import TracebackType
 
 import typer
 
+from flows.cli.terminal.signals import asked_code, is_over, stop_on_signals
+
 REFUSED = 2
 """Exit code: nothing was trained; a setting has to change."""
 
@@ -32,6 +34,7 @@ def one_message(debug: bool) -> Iterator[None]:
     Args:
         debug: Let the traceback be seen.
     """
+    stop_on_signals()
     for stream in (sys.stdout, sys.stderr):
         # Jobs without a locale print ASCII, and names are of any language.
         with suppress(AttributeError, OSError, ValueError):
@@ -49,17 +52,20 @@ def one_message(debug: bool) -> Iterator[None]:
             typer.secho("\nStopped by Ctrl-C.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except BaseException as error:  # a panic of a library in Rust is no Exception
-        from flows.cli.terminal.signals import was_asked
-
-        if debug or (isinstance(error, SystemExit) and was_asked()):
+        asked = asked_code()
+        if debug and not (isinstance(error, SystemExit) and asked):
             sys.excepthook = _without_secrets
             raise
+        if asked:  # said already; what failed on the way out, as in a closed terminal, came of it
+            raise SystemExit(asked) from None
         from flows.cli.terminal.screen import at_words
 
         with suppress(OSError, ValueError):  # standard error may be gone or full
             message = at_words(_message(error), sys.stderr)
             typer.secho(message, err=True, fg=typer.colors.RED)
         raise typer.Exit(_code(error)) from None
+    finally:
+        is_over()
 
 
 def _without_secrets(

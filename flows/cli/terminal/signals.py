@@ -7,17 +7,15 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_going_on: list[str] = []
-"""How the run goes on, once there is one."""
-
-_instead: list[str] = []
-"""What a command says that is no run, such as a server."""
+_words: list[Callable[[], str]] = []
+"""Returns what is said after ``Stopped by ...``, with what stands between; the last one counts."""
 
 _before: list[Callable[[], object]] = []
 """What is done before the last words, such as to take a picture off the terminal."""
@@ -26,36 +24,68 @@ _asked: list[signal.Signals] = []
 """The signals that have come, the first one first."""
 
 
+hurried = threading.Event()
+"""Set by a signal that comes when the command is over, and only its process still ends."""
+
+_is_over: list[bool] = []
+"""Not empty when the command is over."""
+
+
 def stop_on_signals() -> None:
     """Stop at the next instruction of Python, within a step: what is committed is kept.
 
-    Python would end on the spot; this way what atexit stops (the server) is stopped, and leases of
-    stages are given up. A signal that the parent of this process ignores (``nohup``, a shell's
-    ``&``) stays ignored.
+    Python would end on the spot; this way what atexit stops (the server) is stopped, leases of
+    stages are given up, and the terminal gets its cursor back. A signal that the parent of this
+    process ignores (``nohup``, a shell's ``&``) stays ignored. Does nothing outside of the main
+    thread, which alone gets signals.
     """
-    _going_on.clear()
-    _instead.clear()
-    _asked.clear()
+    for noted in (_words, _asked, _is_over):
+        noted.clear()
+    hurried.clear()
+    if threading.current_thread() is not threading.main_thread():
+        return
     for each in _SIGNALS:
         if signal.getsignal(each) is not signal.SIG_IGN:
             signal.signal(each, _stop)
 
 
-def goes_on(runs: list[str], store: str) -> None:
-    """Note what is said when a signal comes: from now on there is something to go on with."""
+def is_over() -> None:
+    """Let no signal break off what is left to do when the command has ended.
+
+    An exception in the middle of it would leave the server alone, and show a traceback.
+    """
+    _is_over.append(True)
+
+
+def goes_on(runs: list[str], store: str, begun: Callable[[str], bool]) -> None:
+    """Note what is said when a signal comes to runs, by their names.
+
+    Args:
+        runs: Names of runs that the command carries out.
+        store: Where they are.
+        begun: Whether a run can be resumed by its name; asked by a handler of signals, so it must
+            neither wait nor read anything.
+    """
     place = shlex.quote(store)
-    commands = [f"mgd resume {shlex.quote(run)} --store {place}" for run in runs]
-    _going_on[:] = commands
+
+    def words() -> str:
+        there = [run for run in runs if begun(run)]
+        if not there:
+            return " before the run began. The same command begins it."
+        then = "".join(f"\n  mgd resume {shlex.quote(run)} --store {place}" for run in there)
+        return f". Finished stages are kept; the same command goes on, or:{then}"
+
+    _words.append(words)
 
 
 def says(words: str) -> None:
-    """Note what is said when a signal comes to a command that is no run."""
-    _instead[:] = [words]
+    """Note what is said when a signal comes to a command that has no run, or not yet."""
+    _words.append(lambda: f". {words}")
 
 
-def was_asked() -> bool:
-    """Return whether a signal has come that ends the command."""
-    return bool(_asked)
+def asked_code() -> int | None:
+    """Return the exit code for the signal that ends the command, as shells have it, or None."""
+    return 128 + _asked[0] if _asked else None
 
 
 @contextmanager
@@ -74,6 +104,9 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     The end of a terminal is treated as SIGTERM, which Prefect's own handler may have to answer:
     a stage that is at work gets its time (``tasks.running.stopping``).
     """
+    if _is_over:
+        hurried.set()
+        return
     asked = signal.Signals(number)
     first = not _asked
     _asked.append(asked)
@@ -88,13 +121,7 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 def _say(by: signal.Signals) -> None:
     cause = "Ctrl-C" if by is signal.SIGINT else by.name
-    if _instead:
-        words = f"Stopped by {cause}. {_instead[0]}"
-    elif _going_on:
-        then = "".join(f"\n  {command}" for command in _going_on)
-        words = f"Stopped by {cause}. Finished stages are kept; the same command goes on, or:{then}"
-    else:
-        words = f"Stopped by {cause} before the run began."
+    words = f"Stopped by {cause}{_words[-1]() if _words else '.'}"
     for action in list(_before):
         with suppress(Exception):
             action()

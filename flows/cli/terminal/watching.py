@@ -10,7 +10,7 @@ from engine.progress.displays import LINES, PlainLines, Scores, can_draw, tickin
 from engine.progress.meter import Meter, heard_by
 from flows.cli.server.surroundings import SAFE_PATH
 from flows.cli.terminal.screen import Screen, plain, tell
-from flows.cli.terminal.signals import before_last_words, stop_on_signals
+from flows.cli.terminal.signals import before_last_words
 
 QUIET = {
     # Prefect logs each state of each task run, and each hook: hundreds of rows that say nothing.
@@ -39,7 +39,6 @@ def prepare_process(debug: bool) -> None:
         settings["PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL"] = "CRITICAL"
     for name, value in (settings | SAFE_PATH).items():
         os.environ.setdefault(name, value)
-    stop_on_signals()
 
 
 class LineHandler(logging.Handler):

@@ -42,7 +42,7 @@ def end_of(name, then="", **options):
 )
 def test_signal_says_what_is_kept_and_how_to_go_on(name, said):
     """Whoever presses Ctrl-C wants to know what it cost, and what to type next."""
-    ended = end_of(name, "goes_on(['digits-12ab34cd'], '/a folder')")
+    ended = end_of(name, "goes_on(['digits-12ab34cd'], '/a folder', lambda run: True)")
 
     assert ended.returncode == 128 + getattr(signal, name)
     assert f"Stopped by {said}. Finished stages are kept" in ended.stderr
@@ -69,13 +69,81 @@ def test_second_signal_says_nothing_more():
     assert ended.returncode == 128 + signal.SIGINT
 
 
-def test_signal_before_there_is_a_run_names_none():
-    """There is nothing to resume."""
-    ended = end_of("SIGINT")
+OVER = """
+import atexit, time
+from flows.cli.terminal.one_message import one_message
+def stop():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+    print("stopped", flush=True)
+atexit.register(stop)
+with one_message(debug=False):
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_second_signal_does_not_break_off_what_ends_the_process():
+    """It showed a traceback out of the server's end, which nobody then waited for."""
+    ended = end_of("SIGINT", OVER)
+
+    assert ended.stdout == "stopped\n"
+    assert ended.stderr == "\nStopped by SIGTERM.\n"
+    assert ended.returncode == 128 + signal.SIGTERM
+
+
+FAILS = """
+from flows.cli.terminal.one_message import one_message
+with one_message(debug=False):
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        raise OSError("the terminal is gone")
+"""
+
+
+def test_what_fails_on_the_way_out_changes_no_exit_code():
+    """A closed terminal ended a run with 1: what drew on it could not be taken off."""
+    ended = end_of("SIGINT", FAILS)
+
+    assert ended.returncode == 128 + signal.SIGHUP
+    assert ended.stderr == "\nStopped by SIGHUP.\n"
+
+
+@pytest.mark.parametrize("begun", [[], ["b-2"]])
+def test_signal_names_only_runs_that_can_be_resumed(begun):
+    """Ctrl-C while Prefect was loaded named a command that found no run."""
+    ended = end_of("SIGINT", f"goes_on(['a-1', 'b-2'], '/a folder', {begun}.__contains__)")
 
     assert ended.returncode == 130
-    assert "before the run began" in ended.stderr
-    assert "resume" not in ended.stderr
+    assert ("before the run began. The same command begins it." in ended.stderr) is not bool(begun)
+    assert "a-1" not in ended.stderr
+    assert ("mgd resume b-2" in ended.stderr) is bool(begun)
+
+
+@pytest.mark.parametrize("command", ["check", "verify", "plan", "show", "compare"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_every_command_answers_a_signal(name, command):
+    """All but ``run`` died of SIGTERM without a word, and left the terminal without its cursor."""
+    code = """
+from flows.cli.app import app
+class Finder:  # in the middle of the command's own work, at the first of these that it loads
+    def find_spec(self, name, *rest):
+        if name in ("flows.cli.checking", "flows.cli.comparing", "flows.cli.showing", "torch"):
+            os.kill(os.getpid(), signal.{name})
+sys.meta_path.insert(0, Finder())
+try:
+    app(["{command}", *{arguments}])
+finally:
+    os._exit(sys.exc_info()[1].code)
+"""
+    arguments = (
+        [] if command in ("check", "plan", "show") else ["a", "b"][: 1 + (command == "compare")]
+    )
+    ended = end_of(name, code.format(name=name, command=command, arguments=arguments))
+
+    assert ended.returncode == 128 + getattr(signal, name)
+    assert ended.stderr.startswith(f"\nStopped by {'Ctrl-C' if name == 'SIGINT' else name}.")
+    assert ("Nothing was kept" in ended.stderr) is (command in ("check", "verify", "plan"))
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])

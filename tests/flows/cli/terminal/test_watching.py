@@ -62,7 +62,6 @@ def test_nothing_is_sent_elsewhere_and_nobody_is_told_that_it_is(monkeypatch):
     for name in ("PREFECT_SERVER_ANALYTICS_ENABLED", "DO_NOT_TRACK"):
         monkeypatch.setenv(name, "x")  # what it was comes back after the test
         monkeypatch.delenv(name)
-    monkeypatch.setattr("flows.cli.terminal.watching.stop_on_signals", lambda: None)
 
     prepare_process(debug=False)
 
@@ -106,7 +105,7 @@ CODE = """
 import os, signal
 from flows.cli.terminal.signals import before_last_words, goes_on, stop_on_signals
 stop_on_signals()
-goes_on(["digits-12ab34cd"], "/a folder")
+goes_on(["digits-12ab34cd"], "/a folder", lambda run: True)
 with before_last_words(lambda: os.write(2, b"picture off")):
     os.kill(os.getpid(), signal.SIGINT)
 """
