@@ -44,6 +44,9 @@ class Tracker(Protocol):
 class TensorBoard:
     """Writes a folder of events, one folder for each run.
 
+    What an earlier sending of the run has put there is hidden: TensorBoard reads all files of a
+    folder as one run, and would show each number as often as it was sent.
+
     Args:
         place: Folder that ``tensorboard --logdir`` is given.
         run: Name of the run.
@@ -53,7 +56,7 @@ class TensorBoard:
         load("tensorboard", "Writing for TensorBoard", _EXTRAS["tensorboard"])
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(os.path.join(place or _EVENTS, run))
+        self._writer = SummaryWriter(os.path.join(place or _EVENTS, run), purge_step=0)
 
     def settings(self, values: Mapping[str, str]) -> None:
         """See ``Tracker``; shown as a text."""
@@ -236,6 +239,8 @@ class Sending:
 
 def send(run: "OpenRun", target: str) -> int:
     """Send a run as it stands to a tracker; sent again, it is another run there.
+
+    But for TensorBoard, where it takes the place of the one that is there.
 
     Settings that differ from the defaults, every curve by its step, and at the last step the
     numbers of the result as ``result/<name>``.

@@ -47,10 +47,13 @@ def live(
 
 
 class _Html:
-    """What IPython shows as HTML."""
+    """What IPython shows as HTML, or as plain text where it shows none."""
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, text: str, plain: str) -> None:
+        self._text, self._plain = text, plain
+
+    def __repr__(self) -> str:
+        return self._plain
 
     def _repr_html_(self) -> str:
         return self._text
@@ -60,7 +63,12 @@ def html(meter: Meter, gone: float) -> _Html:
     """Return a picture of a meter for a notebook."""
     from rich.console import Console
 
-    console = Console(record=True, file=io.StringIO(), width=110, force_terminal=True)
+    # In a notebook a console of Rich's shows what it prints, whatever its file: another picture
+    # twice a second, below the one that is kept up to date.
+    console = Console(
+        record=True, file=io.StringIO(), width=110, force_terminal=True, force_jupyter=False
+    )
     console.print(Picture(meter, lambda: gone, str))
+    plain = console.export_text(clear=False).rstrip()
     text = console.export_html(inline_styles=True, code_format=_FORMAT)
-    return _Html(text)
+    return _Html(text, plain)

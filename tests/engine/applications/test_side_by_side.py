@@ -258,6 +258,20 @@ def test_tensorboard_reads_what_was_sent(runs, tmp_path):
     assert b"training.num_steps" in text.tensor_proto.string_val[0]
 
 
+@pytest.mark.slow
+def test_a_run_sent_again_to_tensorboard_is_there_once(runs, tmp_path):
+    """A run that was killed and resumed had 14 points where it has five."""
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for _ in range(3):
+        send(runs[0], f"tensorboard:{tmp_path / 'events'}")
+
+    found = EventAccumulator(str(tmp_path / "events" / runs[0].name)).Reload()
+    assert [each.step for each in found.Scalars("validation loss")] == [0, 1, 2]
+    assert len(found.Scalars("result/test.after.loss")) == 1
+
+
 def test_an_unknown_tracker_is_refused_before_anything_is_trained(two):
     """With those that there are."""
     store, names = two

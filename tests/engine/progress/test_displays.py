@@ -1,6 +1,7 @@
 """What is shown of a run: lines with times, a picture, and what a function is handed."""
 
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -169,6 +170,36 @@ def test_notebook_gets_html_without_markup_of_ours():
 
     assert text.startswith("<pre")
     assert "data[old]/[/b]" in text
+
+
+CELL = """
+import time
+from engine.progress.board import Board, Course
+from engine.progress.displays import showing
+from tests.helpers.runs.watched_run import WORKS
+
+with showing(True) as meter:
+    board = Board(Course("a run", WORKS, in_seconds=True), meter)
+    time.sleep(1.2)
+    board.finish()
+"""
+
+
+@pytest.mark.slow
+def test_a_cell_of_a_notebook_has_one_picture(tmp_path, monkeypatch):
+    """In a kernel of Jupyter, each look at the meter added one below: 133 in a run of a minute."""
+    nbformat = pytest.importorskip("nbformat", reason="notebooks need nbformat")
+    nbclient = pytest.importorskip("nbclient", reason="notebooks need nbclient")
+    pytest.importorskip("ipykernel", reason="notebooks need ipykernel")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+
+    nbclient.NotebookClient(made, timeout=120, kernel_name="python3").execute()
+
+    (shown,) = made.cells[0].outputs
+    assert "100 %" in shown.data["text/html"]
+    assert "Finished" in shown.data["text/plain"]  # for those who are shown no HTML
 
 
 def test_picture_of_a_finished_run_stays():
