@@ -5,7 +5,14 @@ import pytest
 from engine.applications.shown_examples import ShownExample, together
 from engine.reports.page import as_html
 from engine.reports.sections import Drawing, Figure, Page, Section, Table
-from tests.helpers.machine.measured_pages import DARK, NO_FAULTS, WIDTHS, faults, open_browser
+from tests.helpers.machine.measured_pages import (
+    DARK,
+    NO_FAULTS,
+    PAPER,
+    WIDTHS,
+    faults,
+    open_browser,
+)
 
 pytestmark = pytest.mark.servers  # a browser, whose fonts are those of the machine
 
@@ -94,3 +101,26 @@ def test_a_data_set_of_many_columns_with_long_names_is_read_everywhere(tmp_path)
     assert "label" in shown.columns
     assert "and 115 more columns" in shown.columns
     assert found == NO_FAULTS
+
+
+def test_what_is_folded_takes_no_page_of_its_own_on_paper(tmp_path):
+    """A report of digits-schedule had a fifth page for one heading, which opens nothing there."""
+    folded = [
+        Section(f"Folded {number}", tables=[Table([{"a": 1}])], folded=True) for number in range(4)
+    ]
+    page = Page("Title", "run", "It went well.", sections=folded)
+    place = tmp_path / "page.html"
+    place.write_text(as_html(page))
+    heights = (
+        "[...document.querySelectorAll('details')].map(each => each.getBoundingClientRect().top)"
+    )
+
+    with open_browser() as browser:
+        browser.set_viewport_size({"width": PAPER, "height": 900})
+        browser.goto(place.as_uri())
+        on_screen = browser.evaluate(heights)
+        browser.emulate_media(media="print")
+        on_paper = browser.evaluate(heights)
+
+    assert len(set(on_screen)) == 4
+    assert len(set(on_paper)) == 1
