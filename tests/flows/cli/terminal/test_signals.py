@@ -1,5 +1,6 @@
 """How a command ends that is asked to: what it says, its exit code, and that it can go on."""
 
+import json
 import re
 import signal
 import subprocess
@@ -177,8 +178,9 @@ def test_run_that_is_stopped_goes_on_by_the_command_that_it_names(tmp_path, numb
     assert stopped.returncode == 128 + number
     assert output == ""
     assert "Traceback" not in errors
-    assert f"Run: {command[1]}: " in errors.splitlines()[1]
-    assert all('"released": true' in lease or '"released":true' in lease for lease in leases)
+    assert re.search(rf"^\[.*\] Run: {command[1]}: ", errors, re.MULTILINE)
+    held = [lease for lease in leases if not json.loads(lease).get("released")]
+    assert held == []
     resumed = finish(
         mgd(tmp_path / "second", "resume", command[1], "--store", command[2], "--json")
     )
