@@ -32,6 +32,7 @@ from engine.witness.derivatives.curvature import compare_derivatives
 from engine.witness.derivatives.entries import refuse_cut_entries
 from engine.witness.derivatives.jumps import follows, note_of_jumps
 from engine.witness.derivatives.moved_statistics import refuse_cut_statistics
+from engine.witness.derivatives.own_state_reads import refuse_cut_own_state
 from engine.witness.derivatives.updates import refuse_cut_start
 from engine.witness.in_place import count_batches, given_module, in_place
 from engine.witness.leaves import foreign_leaves, refuse_leaves
@@ -145,7 +146,7 @@ def testify(
         refuse_another(routine, point.step, point.own.moved | after, seen.elsewhere, point.led_to)
         cut = [
             check(routine, point.state, z, point.step)
-            for check in (refuse_cut_statistics, refuse_cut_entries)
+            for check in (refuse_cut_statistics, refuse_cut_own_state, refuse_cut_entries)
         ]
         answers = _answers(point, outputs, seen.values)
         moves = {name: float((row - before[name]).norm()) for name, row in after.items()}

@@ -36,6 +36,7 @@ from engine.witness.cuts.scripted import scripted_cuts
 from engine.witness.derivatives.curvature import compare_loss, compare_step_update
 from engine.witness.derivatives.few_examples import Here
 from engine.witness.derivatives.moved_statistics import refuse_cut_statistics
+from engine.witness.derivatives.own_state_reads import refuse_cut_own_state
 from engine.witness.derivatives.updates import is_shipped
 from engine.witness.memory.disturbed import disturb, memory_of, same_updates
 from engine.witness.memory.kept import KeptByFunctions
@@ -68,7 +69,8 @@ class LaterSteps:
         microseconds; at each of four states the losses of a batch, which say what examples tell
         most, and a product and a gradient in float64: of one example, or of more where they are
         small. The same of each part of at most 8 other states, at most twice, and an update. Where
-        the module moves buffers, what ``refuse_cut_statistics`` takes.
+        the module moves buffers, what ``refuse_cut_statistics`` takes; with a state of the
+        problem's own, that of ``refuse_cut_own_state``.
     """
 
     def __init__(
@@ -293,6 +295,9 @@ class LaterSteps:
         if part is None or (part.purpose[0] == "batch" and part.shard == 0):
             # A later shard's state has seen the first one, whose maximum is a kink by then.
             refuse_cut_statistics(routine, rows, z, step)
+            with CutPlaces() as read:
+                is_told = not refuse_cut_own_state(routine, rows, z, step)
+            self._compared |= {place for place, _ in read.found if is_told}
         moved = rows["params"] != routine.initial_state(z)["params"]
         here = Here(rows, term, losses, {}, torch.zeros(0), step, z, {}, True, (moved,), is_whole)
         places = CutPlaces()
