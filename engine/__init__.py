@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine.replay.plain_training import evaluate
     from engine.replay.training import train
     from engine.routine.examples import collated
+    from engine.routine.module.buffers.renewed import renew_statistics
     from engine.routine.module.stop_gradient import stop_gradient
     from engine.routine.optimizer import Optimizer
     from engine.routine.optimizer_options import averaged
@@ -60,6 +61,7 @@ _HOME = {
     "muon": "engine.routine.optimizers",
     "open_run": "engine.applications.open_run",
     "rates": "engine.routine.rates",
+    "renew_statistics": "engine.routine.module.buffers.renewed",
     "rmsprop": "engine.routine.optimizers",
     "sgd": "engine.routine.optimizers",
     "stop_gradient": "engine.routine.module.stop_gradient",
@@ -95,6 +97,7 @@ __all__ = [
     "muon",
     "open_run",
     "rates",
+    "renew_statistics",
     "rmsprop",
     "sgd",
     "stop_gradient",

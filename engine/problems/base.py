@@ -92,8 +92,8 @@ class Problem:
             (the name counts) that makes one, for hyperparameters with a number for each step.
         learning_rate: One number, one for each step, or a scheduler of torch, in place of the
             recipe's; or a function of ``num_steps`` (the name counts) that makes one of these.
-        order: Which candidates each step draws, see ``Routine.order``: index lists, a sampler, or
-            a function of the step. A sampler is read under the run's seed.
+        order: Which candidates each step draws, see ``Routine.order``: index lists, a sampler, a
+            loader, or a function of the step. A sampler is read under the run's seed.
         state: Where a state of the problem's own starts, see ``Routine.state``. Losses, metrics,
             ``score`` and ``output`` that have an argument ``state`` are given it.
         advance: Moves that state, see ``Routine.advance``.

@@ -10,7 +10,7 @@ from engine.errors import DataError
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
-from engine.problems.data.held_out import told_single
+from engine.problems.data.held_out import notes_of_single_classes
 from engine.problems.data.splits import Examples
 from engine.problems.pairs.images import BOUNDS, standardized
 from engine.problems.pairs.pictures import (
@@ -80,7 +80,7 @@ def image_folder_problem(
     classes = _checked_classes(files["train"], train)
     rows = {name: _rows(found, classes, name) for name, found in files.items()}
     if "objective" not in rows:
-        single = told_single(
+        single = notes_of_single_classes(
             [path.split("/")[0] for path, _ in rows["train"]], f"The folder {train}"
         )
         rows["train"], rows["objective"] = _hold_out(rows["train"], held_out, seed, train)
@@ -97,7 +97,7 @@ def image_folder_problem(
         **dict[str, Any](splits),
         num_classes=len(classes),
         classes=classes,
-        notes=(*_omissions(left_out), *single, *_told_folders(files["train"])),
+        notes=(*_omissions(left_out), *single, *_notes_of_subfolders(files["train"])),
         bounds=BOUNDS,
         score=class_scores,
         **_parts_by_name(homes, names),
@@ -206,7 +206,7 @@ def _refuse_splits(classes: list[str], url: str) -> None:
         )
 
 
-def _told_folders(found: dict[str, list[str]]) -> tuple[str, ...]:
+def _notes_of_subfolders(found: dict[str, list[str]]) -> tuple[str, ...]:
     """Say that what may be classes lies deeper: the same subfolders in each of them."""
     inner = {
         frozenset(path.split("/")[1] if path.count("/") > 1 else "" for path in paths)

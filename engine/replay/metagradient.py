@@ -19,6 +19,7 @@ from engine.progress.displays import Shown, showing
 from engine.recipes.replay import ReplaySettings, ScheduleName, replay_from
 from engine.replay.borders import Borders
 from engine.replay.fastest import with_fitting_schedule
+from engine.replay.final_state import FinalState
 from engine.replay.interpreter import Sweep, check_losses
 from engine.replay.interpreter import replay as carry_out
 from engine.replay.refusals.first_step import check_routine, check_unroll
@@ -335,7 +336,7 @@ def _results(routine: Routine, sweep: Sweep, number: int, witness: Witness) -> l
         Metagradient(
             gradient={name: g[i] if several else g for name, g in sweep.metagradient.items()},
             output=float(sweep.output[i] if several else sweep.output),
-            state=sweep.final,
+            state=FinalState(sweep.final),
             losses=losses,
             adjoint_norms=norms,
             witness=witness,

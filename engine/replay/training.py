@@ -7,11 +7,12 @@ from engine.progress.board import one_work
 from engine.progress.counted import forward_work
 from engine.progress.displays import Shown, showing
 from engine.progress.meter import doing
+from engine.replay.final_state import FinalState
 from engine.replay.plain_training import train_unchecked
 from engine.routine.diagnosis import asked_rightly, told_while_training
 from engine.routine.intake import point_from
 from engine.routine.routine import Routine
-from engine.types import Metaparams, State
+from engine.types import Metaparams
 from engine.witness.derivatives.updates import refuse_misfit
 from engine.witness.memory.asked import refuse_memory
 from engine.witness.precision import refuse_low_precision
@@ -22,7 +23,7 @@ from engine.witness.witness import testify
 @naming_arguments
 def train(
     routine: Routine, z: Metaparams | None = None, *, witness: bool = True, progress: Shown = False
-) -> State:
+) -> FinalState:
     """Train all T steps at z and return s_T.
 
     Args:
@@ -52,4 +53,4 @@ def train(
                 testify(routine, [], point)
             first.refuse_other_hooks()
         with one_work(partial(forward_work, routine.num_steps), "training"), told_while_training():
-            return train_unchecked(routine, z, first)
+            return FinalState(train_unchecked(routine, z, first))

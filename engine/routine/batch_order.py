@@ -148,8 +148,8 @@ class GivenOrder:
 
 
 _ORDERS = (
-    "Hand in a list with the indices of each step, a tensor of shape (steps, batch), a Sampler or "
-    "BatchSampler of torch, or a function that maps a step to indices."
+    "Hand in a list with the indices of each step, a tensor of shape (steps, batch), a Sampler, a "
+    "BatchSampler or a DataLoader of torch, or a function that maps a step to indices."
 )
 
 
@@ -184,8 +184,9 @@ def given_order(given: Any, num_steps: int, batch_size: int, num_examples: int) 
 
     Args:
         given: Index lists, one for each step; a tensor or array, shape (steps, batch); a sampler
-            of indices or of batches, which is read once, pass after pass until there are T
-            batches, as by a loader with ``drop_last=True``; or a pure function of the step.
+            of indices or of batches, or a ``DataLoader``, which is read once, pass after pass until
+            there are T batches, as by a loader with ``drop_last=True``; or a pure function of the
+            step.
         num_steps: T.
         batch_size: B.
         num_examples: n.
@@ -195,10 +196,7 @@ def given_order(given: Any, num_steps: int, batch_size: int, num_examples: int) 
         DataError: If a batch of it is not one.
     """
     if isinstance(given, DataLoader):
-        raise ConfigurationError(
-            "order is a DataLoader, which gives examples and not their indices. Hand in "
-            "loader.batch_sampler, or loader.sampler."
-        )
+        given = _IndicesOfLoader(given, num_examples)
     if isinstance(given, GivenOrder):
         made = given
     elif callable(given) and not hasattr(given, "__iter__"):
@@ -229,6 +227,38 @@ def given_order(given: Any, num_steps: int, batch_size: int, num_examples: int) 
             "for each step."
         )
     return made
+
+
+class _IndicesOfLoader:
+    """The indices of the examples that a loader gives, pass after pass.
+
+    Its sampler alone would give others: a loader draws from its generator when a pass begins, or
+    where its workers stay, when the first one does.
+
+    Raises:
+        ConfigurationError: If it has no batches of indices, or those of other examples.
+    """
+
+    def __init__(self, loader: DataLoader[Any], num_examples: int) -> None:
+        if loader.batch_sampler is None:
+            raise ConfigurationError(
+                "order is a DataLoader without batches of indices: its data set is read by "
+                f"iteration, or batch_size is None. {_ORDERS}"
+            )
+        of_loader = len(loader.dataset)  # pyright: ignore[reportArgumentType] (one by index, so it has a length)
+        if of_loader != num_examples:
+            raise ConfigurationError(
+                f"order is a DataLoader of {of_loader} examples, but the run has {num_examples}. "
+                "Hand in the loader of the very examples, whose indices it then draws."
+            )
+        indices: Any = range(of_loader)
+        options: dict[str, Any] = {"generator": loader.generator, "collate_fn": list}
+        self._next = DataLoader(indices, batch_sampler=loader.batch_sampler, **options)
+        self._later = loader.batch_sampler if loader.persistent_workers else self._next
+
+    def __iter__(self) -> Iterator[Any]:
+        passed, self._next = self._next, self._later
+        return iter(passed)
 
 
 def _read(given: Any, num_steps: int, batch_size: int) -> Iterator[Any]:  # noqa: ANN401 (whatever is handed in)

@@ -64,7 +64,8 @@ class Layout:
             if not tensor.dtype.is_floating_point and not tensor.dtype.is_complex:
                 raise ConfigurationError(
                     f"{name!r} has dtype {tensor.dtype}, and a derivative with respect to it does "
-                    "not exist. Keep integers out of the state: derive them from the step number."
+                    "not exist. Derive it from the number of the step, or keep it in the run's "
+                    "format, and read it as state['count'].long()."
                 )
         formats = {name: tensor.dtype.to_real() for name, tensor in tensors.items()}
         first = next(iter(formats.values()))

@@ -25,6 +25,7 @@ from engine.progress.board import Board, Course
 from engine.progress.displays import Shown, showing
 from engine.progress.time_left import Work
 from engine.replay.borders import present, refuse_difference
+from engine.replay.final_state import FinalState
 from engine.replay.outer_step import move_value, reverse_steps, train_steps
 from engine.replay.refusals.later_steps import LaterSteps
 from engine.replay.seeding import seed_adjoint
@@ -262,8 +263,15 @@ class _Loop:
         self._board.finish()
         assert self._best is not None  # there is at least one iterate
         chosen = self._chosen(iterates)
+        routine, state = self._best
         return Descent(
-            iterates, chosen, descent.judge, *self._best, checks, descent.outer.choose_by
+            iterates,
+            chosen,
+            descent.judge,
+            routine,
+            FinalState(state),
+            checks,
+            descent.outer.choose_by,
         )
 
     def _chosen(self, iterates: list[OuterStep]) -> int:

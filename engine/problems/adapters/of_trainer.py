@@ -300,8 +300,9 @@ def _losses(
         return found, found.for_batches(counts_first=first and not shifts)
     if found.smoothing and (is_regression(model) or batch["labels"].is_floating_point()):
         raise ConfigurationError(
-            f"label_smoothing_factor is {found.smoothing:g}, but the labels are numbers. Set it "
-            "to 0."
+            f"label_smoothing_factor is {found.smoothing:g}, but the labels are numbers, or "
+            "several for each example. The Trainer's own smoothing needs one class for each, and "
+            "fails at its first step. Set it to 0, or hand in loss=."
         )
     return found, found.times(accumulated) if adds_up else None
 

@@ -42,7 +42,7 @@ def held_out_places(
     return sorted(kept), sorted(held)
 
 
-def told_single(classes: Sequence[str], what: str) -> list[str]:
+def notes_of_single_classes(classes: Sequence[str], what: str) -> list[str]:
     """Say which classes have one row, which is trained on and never judged.
 
     Args:

@@ -10,7 +10,7 @@ from engine.errors import ConfigurationError, DataError, EngineError
 from engine.extras import install
 from engine.problems.data.bounded import check_size, python_size
 from engine.problems.data.data_cards import refuse_places, refuse_saved_places
-from engine.problems.data.held_out import held_out_places, told_single
+from engine.problems.data.held_out import held_out_places, notes_of_single_classes
 from engine.problems.saved.files import on_this_machine, refuse_files
 from engine.problems.tables.labels import class_name, guessed
 from engine.recipes.arguments.data import Target
@@ -203,7 +203,7 @@ def _splits(asked: DataRequest) -> tuple[dict[str, SplitRows], list[str]]:
         why = "has no split validation" if own is None else f"has its split {own} for validation"
         notes.append(f"The data set {why}, so {len(objective)} of its training rows are held out.")
         classes = [each for each in _drawn_classes(stored["train"], asked.columns) if each]
-        notes += told_single(classes, f"The column {asked.columns.label!r}")
+        notes += notes_of_single_classes(classes, f"The column {asked.columns.label!r}")
     others = (asked.splits["objective"], asked.splits["validation"])
     if "test" not in found and "test" in stored and "test" not in others:
         found["test"] = SplitRows(stored["test"], asked.source)

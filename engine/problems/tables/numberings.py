@@ -33,7 +33,9 @@ def numberings(
     }
 
 
-def told_nameless(columns: Mapping[str, Sequence[Any]], asked: Collection[str | None]) -> list[str]:
+def notes_of_nameless_columns(
+    columns: Mapping[str, Sequence[Any]], asked: Collection[str | None]
+) -> list[str]:
     """Say which columns without a name are read, though they may number the rows.
 
     Two tables that were put together count their rows twice, and one that was drawn with

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from engine.errors import DataError
 from engine.models.losses import per_example_cross_entropy
 from engine.problems.base import Problem
-from engine.problems.data.held_out import held_out_places, told_single
+from engine.problems.data.held_out import held_out_places, notes_of_single_classes
 from engine.problems.data.splits import Examples
 from engine.problems.scores import class_scores
 from engine.problems.tables.alike import told_alike
@@ -19,7 +19,7 @@ from engine.problems.tables.cells import Column, are_marked, fitted, is_missing,
 from engine.problems.tables.files import column_name, read_table
 from engine.problems.tables.groups import check_groups, groups_of
 from engine.problems.tables.labels import class_name, guessed, labels, targets
-from engine.problems.tables.numberings import numberings, told_nameless
+from engine.problems.tables.numberings import notes_of_nameless_columns, numberings
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.data import Target
 from engine.recipes.arguments.model import ModelSettings
@@ -104,11 +104,11 @@ def table_problem(
         _check_columns(tables, [label], urls)
         classes = _drawn_classes(tables, wanted)
         tables["train"], tables["objective"] = _hold_out(train, held_out, seed, classes)
-        said = told_single(classes, f"The label {label!r}")
+        said = notes_of_single_classes(classes, f"The label {label!r}")
     read = features or tuple(name for name in train if name not in groups)
     _check_columns({"train": tables["train"]}, [*groups], urls)  # no other split has to have them
     _check_columns(tables, [label, *read, *([names] if names else [])], urls)
-    notes = (*unread.values(), *([] if features else told_nameless(train, asked)))
+    notes = (*unread.values(), *([] if features else notes_of_nameless_columns(train, asked)))
     return rows_problem(tables, wanted, model, (*notes, *said))
 
 

@@ -131,10 +131,33 @@ REFUSED = {
     "empty": (lambda: [], "no batch of 16 examples"),
     "short": (lambda: torch.utils.data.SequentialSampler(range(9)), "no batch of 16 examples"),
     "loader": (
-        lambda: torch.utils.data.DataLoader(torch.zeros(96), 16),
-        "order is a DataLoader.*sampler",
+        lambda: DataLoader(torch.zeros(95), 16),
+        "a DataLoader of 95 examples, but the run has 96",
     ),
+    "loader that leaves a rest": (lambda: DataLoader(torch.zeros(96), 36), "drop_last=True"),
+    "loader without batches": (lambda: DataLoader(torch.zeros(96), None), "without batches"),
 }
+
+
+@pytest.mark.parametrize("generator", [True, False], ids=["own generator", "torch's"])
+def test_a_loader_is_an_order_with_the_batches_that_it_gives(generator):
+    """It draws a number from its generator at each pass, which its sampler alone does not."""
+
+    def loader():
+        torch.manual_seed(4)
+        own = torch.Generator().manual_seed(3) if generator else None
+        data = torch.arange(routines.NUM_EXAMPLES)
+        return DataLoader(data, BATCH, shuffle=True, drop_last=True, generator=own)
+
+    own = run(order=loader())
+    script = loader()
+    given = [row for _ in range(3) for row in script]
+
+    assert len(given) > STEPS > len(script)
+    for step in range(STEPS):
+        assert torch.equal(own.order.batch(step), given[step])
+    sampler = run(order=loader().batch_sampler)
+    assert not torch.equal(sampler.order.batch(0), own.order.batch(0))
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -164,7 +164,7 @@ REFUSED = {
     "whole numbers": (
         lambda: mean_teacher(state={"count": torch.zeros(3, dtype=torch.int64)}),
         ConfigurationError,
-        "Keep integers out of the state",
+        r"state\['count'\].long\(\)",
     ),
     "other names": (
         lambda: train_unchecked(

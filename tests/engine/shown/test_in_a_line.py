@@ -1,8 +1,10 @@
 """What a notebook shows of an object: one line that says something, and no tensors."""
 
+import copy
 import importlib
 import pkgutil
 import re
+from collections import OrderedDict
 from traceback import walk_tb
 
 import pytest
@@ -30,6 +32,8 @@ def objects():
     return {
         "routine": routine,
         "metagradient": found,
+        "state": engine.train(routine),
+        "state of a metagradient": found.state,
         "witness": found.witness,
         "optimizer": engine.averaged(engine.adamw(groups=[{"max_axes": 1}]), 0.9),
         "by step": engine.sgd(momentum=[0.9] * 1000),
@@ -51,11 +55,23 @@ def test_everything_is_shown_in_one_line_without_tensors(objects):
         assert shown.startswith(type(each).__name__), name
 
 
+def test_a_state_is_saved_and_copied_without_its_class(objects, tmp_path):
+    """Somebody else's program reads it without the engine, and without pickles of classes."""
+    torch.save(objects["state"], tmp_path / "state.pt")
+    for again in (
+        torch.load(tmp_path / "state.pt", weights_only=True),
+        copy.copy(objects["state"]),
+    ):
+        assert type(again) is OrderedDict
+        assert all(torch.equal(again[name], row) for name, row in objects["state"].items())
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
         ("routine", ["147 parameters in float64", "96 examples", "30 steps of 16", "sgd"]),
         ("metagradient", ["weights: 96 from -0.0", "output 0.1", "loss 1.083", "witness agrees"]),
+        ("state", ["params 147", "momentum 147"]),
         ("counts/counts", ["12 from 0 to 3", "injection_step 4"]),
         ("by step", ["1000 from 0.9 to 0.9"]),
         ("report", ["pass", "12 checks"]),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.numerics.determinism import generator
-from engine.problems.data.held_out import held_out_places, told_single
+from engine.problems.data.held_out import held_out_places, notes_of_single_classes
 
 CLASSES = {
     "one row of a class": ["a"] * 19 + ["b"],
@@ -45,8 +45,8 @@ def test_too_few_rows_leave_none_to_hold_out(total, classes):
 
 def test_classes_of_one_row_are_told():
     """Nothing says how well they are learned."""
-    assert told_single(["a", "b", "b", "c"], "The label 'y'") == [
+    assert notes_of_single_classes(["a", "b", "b", "c"], "The label 'y'") == [
         "The label 'y' has 2 classes of one example each, which are trained on and not held out: "
         "a, c."
     ]
-    assert told_single(["a", "a"], "The label 'y'") == []
+    assert notes_of_single_classes(["a", "a"], "The label 'y'") == []
