@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from engine.errors import EngineError, WitnessError
 from engine.numerics.determinism import seeded
 from engine.routine.module.buffers.batch_norm import BUFFERS
 from engine.routine.module.operations import torchs_own
 from engine.routine.module.stop_gradient import whole_derivatives
-from engine.routine.outputs import parts_of
+from engine.routine.outputs import MeanLoss, batches_of, parts_of
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Metaparams, Output, State
@@ -130,6 +131,7 @@ def compare_output(
         return Answer(error, own, slopes)
     _refuse_moving_output(routine, part, leaves, own)
     _refuse_two_functions(routine, part, state, own)
+    _refuse_drawn_examples(output)
     values = (
         "At the same parameters, the output of the module that you handed in is "
         f"{float(theirs):.8g}, and that of the engine's copy is {float(own):.8g}."
@@ -210,6 +212,25 @@ def _refuse_two_functions(routine: Routine, part: Output, state: State, own: Ten
             f"The output is {float(own):.8g} with gradients enabled and {float(bare):.8g} without, "
             "so its value and its derivative belong to two functions. Look for is_grad_enabled() "
             "or requires_grad in the model or the output, and compute the same in both cases."
+        )
+
+
+def _refuse_drawn_examples(output: Output) -> None:
+    """Refuse held-out examples that are others when they are read again.
+
+    Raises:
+        WitnessError: If they are.
+    """
+    if not isinstance(output, MeanLoss):
+        return
+    one, other = (tree_leaves(next(batches_of(output.examples, output.chunk))) for _ in range(2))
+    pairs = zip(one, other, strict=False)
+    if any(isinstance(a, Tensor) and not torch.equal(a, b) for a, b in pairs):
+        raise WitnessError(
+            "The held-out examples are others when they are read again: their data set draws "
+            "random numbers, as for crops or negative samples, and phi would be another function "
+            "at every call. Draw them once, when the data set is made, from a generator with a "
+            "seed of its own; what is drawn anew in training belongs into augment."
         )
 
 

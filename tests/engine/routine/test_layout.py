@@ -94,7 +94,7 @@ def test_gradient_through_views_lies_as_the_vector():
     ("tensors", "message"),
     [
         ({}, r"no trainable parameters.*requires_grad"),
-        ({"count": torch.zeros(2, dtype=torch.int64)}, r"'count' has dtype torch.int64.*derive"),
+        ({"count": torch.zeros(2, dtype=torch.int64)}, r"'count' has dtype torch.int64.*Derive it"),
         (
             {"a": torch.zeros(2), "b": torch.zeros(2, dtype=torch.float64)},
             r"'b' has dtype torch.float64.*float32.*model\.to",

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import engine
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, WitnessError
 from engine.witness.draws import held_generators
-from tests.strangers.plain import loss
+from tests.strangers.plain import data, loss
 from tests.strangers.witnessed import output, routine
 
 _GLOBAL = np.random.default_rng(0)
@@ -98,3 +98,25 @@ def test_nothing_is_made_or_called_by_looking():
     module.drawn = {"deep": [(random.Random(0),)]}
 
     assert list(held_generators(module)) == ["deep"]
+
+
+class _Cropped:
+    """A data set that draws for each sample, as one with random crops does."""
+
+    def __init__(self, columns):
+        self.columns = columns
+
+    def __len__(self):
+        return len(self.columns[0])
+
+    def __getitem__(self, indices):
+        inputs, labels = (column[indices] for column in self.columns)
+        return inputs + torch.randn(inputs.shape, dtype=inputs.dtype), labels
+
+
+def test_held_out_examples_that_are_drawn_anew_are_refused_by_what_they_are():
+    """In training a step seeds such draws; an output has none."""
+    columns = tuple(column[:24] for column in data())
+    held_out = engine.MeanLoss(loss, _Cropped(columns))
+    with pytest.raises(WitnessError, match="held-out examples are others when they are read"):
+        engine.metagradient(routine(examples=_Cropped(columns)), held_out)
