@@ -202,7 +202,7 @@ def _refuse_streams(given: Any) -> None:  # noqa: ANN401 (whatever is handed in)
             "examples is a DataLoader, but the engine draws its own batches, as a function of the "
             "step. Hand in its data set and its size: examples=loader.dataset, batch_size="
             f"{given.batch_size}; with a collate_fn of your own, engine.collated(loader.dataset, "
-            "loader.collate_fn). A sampler of your own is order=loader.sampler."
+            "loader.collate_fn). Its own batches, in their order, are order=loader."
         )
     if isinstance(given, IterableDataset | Iterator):
         raise DataError(

@@ -61,7 +61,7 @@ def test_segments_in_processes_of_their_own_give_the_same_bits(name, tmp_path):
     final = read_rows(store, borders[-1])
     assert final.keys() == whole.state.keys()
     assert all(torch.equal(final[part], whole.state[part]) for part in final)
-    assert (OWN in final) == (name in ("codebook", "recurrent", "teacher", "vae"))
+    assert (OWN in final) == (name in ("codebook", "qlearning", "recurrent", "teacher", "vae"))
 
 
 SAID = {"metasmoothness"}

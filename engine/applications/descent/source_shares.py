@@ -64,6 +64,8 @@ def source_findings(shares: list[SourceShare]) -> list[str]:
         return []
     most = max(shares, key=lambda each: each.after - each.before)
     least = min(shares, key=lambda each: each.after - each.before)
+    if all(f"{each.before:.0%}" == f"{each.after:.0%}" for each in (most, least)):
+        return ["The shares of the sources stay as they were, to within a percent."]
     return [
         f"Training moves to the source {most.name}: its share rises from {100 * most.before:.0f} % "
         f"to {100 * most.after:.0f} %; {least.name} falls most, from {100 * least.before:.0f} % to "

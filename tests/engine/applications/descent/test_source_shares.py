@@ -71,6 +71,16 @@ def test_shares_are_those_of_counts_by_source():
     ]
 
 
+def test_shares_that_are_printed_alike_are_not_said_to_rise():
+    """A rise from 40 % to 40 % tells nobody anything."""
+    after = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.002])
+    settings = MetaparametersSettings(name="weights")
+
+    assert source_findings(measure_sources(settings, TEXTS, torch.ones(5), after)) == [
+        "The shares of the sources stay as they were, to within a percent."
+    ]
+
+
 def test_a_mixture_may_be_of_sources(tmp_path):
     """Then z has one logit for each source, and the uniform mixture is where it starts."""
     settings = MetaparametersSettings(name="group-weights", groups="source")
