@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.replay.plain_training import evaluate
     from engine.replay.training import train
     from engine.routine.examples import collated
-    from engine.routine.module.buffers.renewed import renew_statistics
+    from engine.routine.module.buffers.renewed import update_bn
     from engine.routine.module.stop_gradient import stop_gradient
     from engine.routine.optimizer import Optimizer
     from engine.routine.optimizer_options import averaged
@@ -61,11 +61,11 @@ _HOME = {
     "muon": "engine.routine.optimizers",
     "open_run": "engine.applications.open_run",
     "rates": "engine.routine.rates",
-    "renew_statistics": "engine.routine.module.buffers.renewed",
     "rmsprop": "engine.routine.optimizers",
     "sgd": "engine.routine.optimizers",
     "stop_gradient": "engine.routine.module.stop_gradient",
     "train": "engine.replay.training",
+    "update_bn": "engine.routine.module.buffers.renewed",
     "whole_run_gradient": "engine.preflight.oracle",
 }
 """Public name to the module that has it; held equal to the imports above by a test."""
@@ -97,11 +97,11 @@ __all__ = [
     "muon",
     "open_run",
     "rates",
-    "renew_statistics",
     "rmsprop",
     "sgd",
     "stop_gradient",
     "train",
+    "update_bn",
     "whole_run_gradient",
 ]
 

@@ -11,21 +11,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from engine.errors import ConfigurationError
 
 
-def renew_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
+def update_bn(batches: Iterable[Any], model: nn.Module) -> None:
     """Do what ``torch.optim.swa_utils.update_bn`` does, with a derivative, inside of an output.
 
     Averaged weights need statistics of their own: those that the run has kept belong to the
     weights that were trained. Every batch normalization gets the mean of those of the batches. ::
 
         def output(model):
-            engine.renew_statistics(model, inputs.split(100))
+            engine.update_bn(inputs.split(100), model)
             return loss(model, held_out).mean()
 
     Args:
-        model: The model that an output, a metric or a ``score`` is given; it is in the mode
-            that it was in when this returns.
         batches: Inputs of the model, a batch each; of a tuple, list or dict its first entry, as
             from a loader of (inputs, labels).
+        model: The model that an output, a metric or a ``score`` is given; it is in the mode
+            that it was in when this returns.
 
     Raises:
         ConfigurationError: If there is no batch.
@@ -46,7 +46,7 @@ def renew_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
             model(_inputs(batch))
     if not number:
         raise ConfigurationError(
-            "renew_statistics was given no batch. Hand in batches of inputs that can be gone "
+            "update_bn was given no batch. Hand in batches of inputs that can be gone "
             "through again, such as inputs.split(100), and no iterator that is used up."
         )
 

@@ -81,8 +81,8 @@ class Statistic(Tensor):
                         f"The batch normalization {changed.layer!r} changes its running statistics "
                         f"by rules of its own ({name} in its forward pass), whose derivative "
                         "nobody would know. Let it call torch.nn.functional.batch_norm with its "
-                        "statistics, or use group or layer normalization; in place of update_bn, "
-                        "as after SWA, call engine.renew_statistics(model, batches)."
+                        "statistics, or use group or layer normalization; in place of torch's "
+                        "update_bn, as after SWA, call engine.update_bn(batches, model)."
                     )
             given = args, kwargs
             # Its shape and device do not move; a moved one would be gone when it was looked for.

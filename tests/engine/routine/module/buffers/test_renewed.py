@@ -23,7 +23,7 @@ def held_out():
 
 
 def renewed(model):
-    engine.renew_statistics(model, routines.examples()[0].split(CHUNK))
+    engine.update_bn(routines.examples()[0].split(CHUNK), model)
     return routines.loss(model, held_out()).mean()
 
 
@@ -57,6 +57,7 @@ def loop(batches, weights):
 
 
 def test_output_and_metagradient_are_those_of_swa_with_update_bn():
+    """The statistics are functions of the averaged weights, and a part of the derivative."""
     own = run()
     batches = [own.order.batch(step) for step in range(STEPS)]
     weights = torch.ones(routines.NUM_EXAMPLES, dtype=torch.float64)
@@ -73,7 +74,7 @@ def test_it_leaves_a_module_as_update_bn_does():
     own, theirs = net().eval(), net().eval()
     own[2].train()
     loader = [(part, None) for part in routines.examples()[0].split(CHUNK)]
-    engine.renew_statistics(own, loader)
+    engine.update_bn(loader, own)
     update_bn(loader, theirs)
 
     assert [each.training for each in own] == [False, False, True, False, False]
@@ -82,15 +83,18 @@ def test_it_leaves_a_module_as_update_bn_does():
         assert torch.equal(own.state_dict()[name], tensor), name
 
 
-def test_update_bn_itself_is_refused_with_the_remedy():
+def test_torchs_update_bn_is_refused_with_the_remedy():
+    """It works without a graph, so all that the statistics pass on would be lost."""
+
     def output(model):
         update_bn(routines.examples()[0].split(CHUNK), model)
         return routines.loss(model, held_out()).mean()
 
-    with pytest.raises(UndifferentiableError, match="call engine.renew_statistics"):
+    with pytest.raises(UndifferentiableError, match="call engine.update_bn"):
         engine.metagradient(run(), output)
 
 
 def test_no_batch_is_refused():
+    """An output is called several times, and an iterator is used up by the first call."""
     with pytest.raises(ConfigurationError, match="no batch"):
-        engine.renew_statistics(net(), iter(()))
+        engine.update_bn(iter(()), net())
