@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -42,7 +42,7 @@ from engine.storage.states import MemoryStates, RowStore, StateStore
 from engine.types import Metaparams, Output, State
 from engine.witness.derivatives.updates import refuse_misfit
 from engine.witness.memory.asked import refuse_memory
-from engine.witness.memory.disturbed import memory_of
+from engine.witness.memory.between_steps import BetweenSteps
 from engine.witness.precision import refuse_low_precision
 from engine.witness.repeated import FirstCalls
 from engine.witness.witness import Witness, testify
@@ -233,7 +233,7 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
         place = f"{place.rstrip('/')}/skip-idle"
     if replay.schedule is not ScheduleName.AUTO:
         schedule_maker(replay)  # refuses what is impossible before anything is tried
-    fresh = memory_of(routine)
+    memory = BetweenSteps(routine, point) if witness else None
     seen, first = check_one_step(routine, outputs, point, witness=witness, twice=twice)
     step_vjp = make_vjp(
         replay.vjp,
@@ -249,14 +249,15 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
         )
         check_unroll(routine, maker.unroll)
         start = routine.initial_state(point)
-        later = LaterSteps(routine, point, fresh=fresh) if witness else later
+        later = LaterSteps(routine, point, memory=memory) if witness else later
         watches = [Borders(routine, point), *filter(None, [later])]
         sweep = Sweep(state=start, vjp=step_vjp, watches=watches)
         actions = whole_run(
             routine.num_steps, maker, first_step=routine.first_step, tier=maker.first_tier
         )
         count = partial(whole_work, maker, routine.num_steps, routine.first_step, len(outputs))
-        with one_work(count), told_while_training(), _tiers(routine, place) as tiers:
+        named = nullcontext() if later is None else later.memory.named()
+        with one_work(count), told_while_training(), named, _tiers(routine, place) as tiers:
             carry_out(actions, routine, point, tiers, sweep, output=phi)
     first.refuse_another_loss(sweep.losses[0])
     first.refuse_other_outputs(point)

@@ -26,6 +26,7 @@ from engine.replay.seeding import seed_adjoint
 from engine.routine.intake import outputs_from
 from engine.routine.routine import Routine
 from engine.types import Metaparams, Output, State
+from engine.witness.memory.between_steps import BetweenSteps
 
 _LEAST = 1e-6  # of the largest singular value; directions below are rounding
 
@@ -145,10 +146,11 @@ def query_basis(
             "one of these, or give more outputs."
         )
     replay = replay_from(options, "query_basis", ("size", "store"))
+    memory = BetweenSteps(routine, routine.point())  # of before any training
     state = train_unchecked(routine)
     directions = strongest_directions(_derivatives(routine, state, outputs), size)
     along = [_along(routine, row) for row in directions]
-    later = LaterSteps(routine, routine.point())
+    later = LaterSteps(routine, routine.point(), memory=memory)
     found = differentiate(routine, along, None, replay, store, later=later)
     names = found[0].gradient
     gradients = {name: torch.stack([each.gradient[name] for each in found]) for name in names}

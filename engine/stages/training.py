@@ -45,6 +45,7 @@ from engine.storage.location import check_writable
 from engine.storage.states import RowStore
 from engine.types import State
 from engine.witness.memory.asked import refuse_memory
+from engine.witness.memory.between_steps import noting_memory
 from engine.witness.witness import testify
 
 logger = logging.getLogger(__name__)
@@ -171,7 +172,8 @@ def train_segment(run: Run, segment: Segment, value: Ref, start: Ref | None) -> 
     """
     routine = _routine_at(run, value)
     steps = range(segment.start, segment.stop)
-    state, losses = train_steps(routine, steps, _start(routine, run.store, start))
+    with noting_memory(routine):
+        state, losses = train_steps(routine, steps, _start(routine, run.store, start))
     return state, {"losses": losses}
 
 
@@ -237,17 +239,18 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
         for name, row in metagradients_in(after).items()
     }
     shapes = {name: row.shape for name, row in routine.initial_state().items()}
-    sweep = reverse_steps(
-        routine,
-        range(segment.start, segment.stop),
-        ({name: _shaped(after[name], shape) for name, shape in shapes.items()}, so_far),
-        first=lambda: _start(routine, store, start),
-        meet=partial(_compare_end, store, routine, end, segment.stop),
-        vjp=make_step_vjp(run.settled, routine),
-        maker=schedule_maker(followed(run.recipe, store)),
-        later=later,
-        trajectory=_rows_ahead(store, trajectory),
-    )
+    with later.memory.named():
+        sweep = reverse_steps(
+            routine,
+            range(segment.start, segment.stop),
+            ({name: _shaped(after[name], shape) for name, shape in shapes.items()}, so_far),
+            first=lambda: _start(routine, store, start),
+            meet=partial(_compare_end, store, routine, end, segment.stop),
+            vjp=make_step_vjp(run.settled, routine),
+            maker=schedule_maker(followed(run.recipe, store)),
+            later=later,
+            trajectory=_rows_ahead(store, trajectory),
+        )
     rows = _prefixed(sweep.adjoint, "")
     return {**rows, **as_rows(sweep.metagradient)}, {
         "adjoint_norms": as_numbers(sweep.adjoint_norms),
@@ -292,6 +295,7 @@ def evaluate(run: Run, final: Ref) -> Made:
 
 def _routine_at(run: Run, value: Ref) -> Routine:
     """Return the run at a committed z."""
+    noting_memory(run.problem.routine)  # before a stage of this process calls code of the user's
     return run.problem.routine.at(read_rows(run.store, value)["value"])
 
 

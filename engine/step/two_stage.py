@@ -98,6 +98,7 @@ class TwoStageVjp:
                 gradient = self._gradient(routine, params, z, step)
             guessed = pull_update(routine, state, gradient, leaves, step, cotangent)
             gradient, parts = self._pull_micro_batches(routine, params, leaves, step, guessed)
+            self._refuse_coupled(routine, state, gradient, z, step)
             products = pull_update(routine, state, gradient, leaves, step, cotangent)
             if not all(map(_agree, guessed, products)):
                 _logger.debug("Step %d is reversed again with its own gradient.", step)
@@ -106,6 +107,31 @@ class TwoStageVjp:
             product.add({**part.shares, PARAMS: part.adjoint["params"]})
         self._following = (step, state)
         return joined(products, leaves, step, to_state=to_state)
+
+    def _refuse_coupled(
+        self, routine: Routine, state: State, gradient: Tensor, z: Metaparams, step: int
+    ) -> None:
+        """Refuse micro-batches that do not lead to the state that the whole batch led to.
+
+        Losses may couple the examples of a batch at some steps only, so it is asked at each.
+        """
+        if self._micro_batch is None or self._following is None or self._following[0] != step + 1:
+            return
+        after = self._following[1]
+        with torch.no_grad():
+            for name, row in routine.update(state, gradient, z, step).items():
+                moved = (after[name] - state[name]).norm()
+                error = (row - after[name]).norm()
+                eps = torch.finfo(row.dtype).eps
+                if not error <= 10 * eps**0.5 * moved + 10 * eps * after[name].norm():
+                    raise ConfigurationError(
+                        f"micro_batch is {self._micro_batch}, but the parts of step {step} lead to "
+                        f"other {name!r} than its batch did (a difference of {float(error):.1e}, "
+                        f"where the step moved by {float(moved):.1e}), so the loss of an example "
+                        "depends on the rest of its batch there. Leave micro_batch out, or write "
+                        "the loss as a CoupledLoss of engine.routine.coupled_loss.",
+                        settings=("replay.micro_batch",),
+                    )
 
     def _with_statistics(
         self,

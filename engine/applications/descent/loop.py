@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,6 +35,7 @@ from engine.schedules.segments import Segment
 from engine.shown.html import curve, pairs_html
 from engine.storage.states import MemoryStates, RowStore, StateStore
 from engine.types import Metaparams, Output, State
+from engine.witness.memory.between_steps import BetweenSteps
 
 logger = logging.getLogger(__name__)
 
@@ -234,13 +236,15 @@ class _Loop:
         for number in range(descent.outer.num_steps + 1):
             started = time.perf_counter()
             routine = descent.routine.at(value)
-            final, losses = self._train(routine, number)
+            memory = BetweenSteps(routine, routine.point()) if self._check else None
+            with nullcontext() if memory is None else memory.training():
+                final, losses = self._train(routine, number)
             with self._board.at_work(f"evaluate[{number}]", "evaluate"):
                 scores = descent.score(routine, final)
             self._board.scored(number, scores)
             gradient = None
             if number < descent.outer.num_steps:
-                gradient = self._reverse(routine, final, number)
+                gradient = self._reverse(routine, final, number, memory)
             iterates.append(
                 OuterStep(
                     number,
@@ -295,7 +299,9 @@ class _Loop:
         self._borders.save(routine.num_steps, state)
         return state, losses
 
-    def _reverse(self, routine: Routine, final: State, number: int) -> Tensor:
+    def _reverse(
+        self, routine: Routine, final: State, number: int, memory: BetweenSteps | None
+    ) -> Tensor:
         """Reverse the segments that z has a part in, last first."""
         descent = self._descent
         with self._board.at_work(f"seed[{number}]", "seed"):
@@ -304,9 +310,12 @@ class _Loop:
         made_in = present(routine)
         for part in reversed([each for each in descent.parts if each.start >= routine.first_step]):
             later = None
-            if self._check:
-                later = LaterSteps(routine, routine.point(), refuses=False)
-            with self._board.at_work(f"reverse[{number}] {part.start}-{part.stop}", "reverse"):
+            named: AbstractContextManager[object] = nullcontext()
+            if memory is not None:
+                later = LaterSteps(routine, routine.point(), refuses=False, memory=memory)
+                named = memory.named()
+            work = f"reverse[{number}] {part.start}-{part.stop}"
+            with self._board.at_work(work, "reverse"), named:
                 sweep = reverse_steps(
                     routine,
                     range(part.start, part.stop),

@@ -17,8 +17,8 @@ from torch import Tensor
 from engine.errors import WitnessError
 from engine.numerics.determinism import deterministic
 from engine.replay.interpreter import Sweep
+from engine.replay.refusals.reversed_steps import ReversedSteps
 from engine.routine.diagnosis import told_by_witness
-from engine.routine.heard_updates import hearing_updates
 from engine.routine.loss_terms import Term
 from engine.routine.module.buffers.batch_norm import without_buffers
 from engine.routine.routine import Routine
@@ -38,8 +38,7 @@ from engine.witness.derivatives.few_examples import Here
 from engine.witness.derivatives.moved_statistics import refuse_cut_statistics
 from engine.witness.derivatives.own_state_reads import refuse_cut_own_state
 from engine.witness.derivatives.updates import is_shipped
-from engine.witness.memory.disturbed import disturb, memory_of, same_updates
-from engine.witness.memory.kept import KeptByFunctions
+from engine.witness.memory.between_steps import BetweenSteps
 
 _MOST = 8
 """Steps that are compared because of what they take out of the graph: what is taken out at other
@@ -57,7 +56,8 @@ class LaterSteps:
         z: Metaparameters.
         refuses: Whether a wrong derivative raises an error at once. A stage only keeps it in
             ``wrong``, because the result of a stage does not depend on what is done about it.
-        fresh: What loss and update kept before any call; by default, what they keep now.
+        memory: Takes away what loss and update keep; by default, what they have not kept by now.
+            Whoever hands one in puts back what the training left.
 
     Attributes:
         unseen: Steps at which no comparison was possible, for example because finite differences of
@@ -79,7 +79,7 @@ class LaterSteps:
         z: Metaparams,
         *,
         refuses: bool = True,
-        fresh: KeptByFunctions | None = None,
+        memory: BetweenSteps | None = None,
     ) -> None:
         self._routine, self._z, self._refuses = routine, z, refuses
         self.unseen: list[int] = []
@@ -94,8 +94,8 @@ class LaterSteps:
         self._counted: set[Place] = set()
         self._missed: dict[Place, None] = {}
         self._scripted = scripted_cuts(routine)
-        self._same = same_updates(routine, self._say)
-        self._fresh, self._left = memory_of(routine) if fresh is None else fresh, None
+        self.memory = BetweenSteps(routine, z) if memory is None else memory
+        self._kept = ReversedSteps(routine, z, self.memory, self._say)
         self._more = self._more_counted = _MOST
         first, stop = routine.first_step, routine.num_steps
         middle = (first + stop) // 2
@@ -109,10 +109,8 @@ class LaterSteps:
         Raises:
             WitnessError: Says by how much it is off, or that the call writes into its parameters.
         """
-        if isinstance(action, Reverse) and action.step == self._routine.num_steps - 1:
-            self._left = memory_of(self._routine)
-            state = sweep.before(action.step)
-            disturb(self._routine, state, self._z, self._fresh, self._left)
+        if isinstance(action, Reverse):
+            self._kept.before(action.step, sweep)
         if isinstance(action, Reverse) and action.step in self._steps:
             state, step = sweep.before(action.step), action.step
             with sweep.unmoved.watching(state, step):
@@ -121,7 +119,9 @@ class LaterSteps:
         if isinstance(action, Reverse | Trace) and not isinstance(sweep.vjp, CompiledVjp):
             return self._listening(action, sweep)
         # A compiled step calls no code of anybody's when it is reversed.
-        return hearing_updates(self._same) if isinstance(action, Forward) else None
+        if isinstance(action, Forward):
+            return self._kept.running(range(action.start, action.stop), sweep.state)
+        return self._kept.reversing(action.step, sweep) if isinstance(action, Reverse) else None
 
     @contextmanager
     def _listening(self, action: Reverse | Trace, sweep: Sweep) -> Iterator[None]:
@@ -135,7 +135,12 @@ class LaterSteps:
             return action.start + len(sweep.graphs)  # the one after those whose graphs are there
 
         places = AskedCuts(step, self._routine, self._asked())
-        with listening(places, in_updates=self._own_update), hearing_updates(self._same):
+        heard = (
+            self._kept.reversing(action.step, sweep)
+            if isinstance(action, Reverse)
+            else self._kept.running(range(action.start, action.stop), sweep.state)
+        )
+        with listening(places, in_updates=self._own_update), heard:
             yield
         self._met |= places.found
         self._backward_of |= places.backward_of
@@ -151,8 +156,8 @@ class LaterSteps:
             self._more -= 1
             self._compare_all(state, reversed_at)
         self._look_at_idle(state, reversed_at)
-        if reversed_at == self._routine.first_step and self._left is not None:
-            self._left.put_back()
+        if reversed_at == self._routine.first_step:
+            self.memory.put_back()
 
     def _look_at_idle(self, state: State, step: int) -> None:
         """Compare a step in which a cut counts that counted in no comparison so far."""
@@ -237,6 +242,7 @@ class LaterSteps:
 
     def _say(self, words: str) -> None:
         if self._refuses:
+            self.memory.put_back()
             raise WitnessError(words) from None
         if words not in self.wrong:
             self.wrong.append(words)

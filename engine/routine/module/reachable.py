@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 
-_LIBRARIES = ("torch", "numpy", "engine", "random")
+LIBRARIES = ("torch", "numpy", "engine", "random")
 """Packages whose functions read no global of the user's."""
 
 
@@ -39,7 +39,7 @@ def _parts_of_function(function: FunctionType) -> Iterator[tuple[str, object]]:
     wrapped = getattr(function, "__wrapped__", None)
     if wrapped is not None:
         yield "", wrapped
-    if str(function.__module__).partition(".")[0] in _LIBRARIES:
+    if str(function.__module__).partition(".")[0] in LIBRARIES:
         return
     for name in _names(function.__code__):
         if name in function.__globals__:

@@ -67,19 +67,23 @@ def _refuse_updates(routine: Routine, z: Metaparams) -> None:
 
         few = {*range(_STEPS), last // 4, last // 2, 3 * last // 4, last - 1, last}
         steps = sorted(each for each in few if 0 <= each <= last)
-        found = _first_that_reads(KeptByFunctions(optimizer), call, steps)
+        found = _first_that_reads(KeptByFunctions(optimizer, of_state=routine.model), call, steps)
     if found is not None:
         step, names = found
         raise WitnessError(
             f"The update of optimizer {optimizer.name!r} depends on what an earlier call has left "
-            f"in {_in_words(names)}: called with another state in between, it returns another "
+            f"in {in_words(names)}: called with another state in between, it returns another "
             f"result for step {step}. {_CONSTANT}. Let init return what is kept, and update "
             "its next value."
         )
 
 
 def _refuse_losses(routine: Routine, z: Metaparams) -> None:
-    memory, found, last = KeptByFunctions(routine.loss), None, routine.num_steps - 1
+    memory, found, last = (
+        KeptByFunctions(routine.loss, of_state=routine.model),
+        None,
+        routine.num_steps - 1,
+    )
     with suppress(Exception):
         state = routine.initial_state(z)
         memory.put_back()  # whether the module moves its buffers was asked by calls of the loss
@@ -95,7 +99,7 @@ def _refuse_losses(routine: Routine, z: Metaparams) -> None:
     if found is not None:
         step, names = found
         raise WitnessError(
-            f"The loss depends on what an earlier call has left in {_in_words(names)}: called "
+            f"The loss depends on what an earlier call has left in {in_words(names)}: called "
             f"with other parameters in between, it returns another value for step {step}. "
             f"{_CONSTANT}. Compute it anew, or carry it in a state of the run: "
             "Routine(state=, advance=)."
@@ -143,6 +147,7 @@ def _is_same(one: State, other: State) -> bool:
     return all(torch.equal(row.nan_to_num(), other[name].nan_to_num()) for name, row in one.items())
 
 
-def _in_words(names: Sequence[str]) -> str:
+def in_words(names: Sequence[str]) -> str:
+    """Return names of places as a part of a sentence."""
     known = [*dict.fromkeys(repr(name) for name in names if name)]
     return ", ".join(known[:3]) or "a variable of its own"

@@ -6,7 +6,7 @@ numbers it holds those. Wherever it is kept and read, an update or a loss that i
 says something else than it did.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -77,11 +77,16 @@ def _is_near(one: Tensor, other: Tensor, limit: float) -> bool:
 
 def memory_of(routine: Routine) -> KeptByFunctions:
     """Return what the loss and the update of a run keep now, as far as it is known where."""
-    return KeptByFunctions(routine.model, routine.loss, routine.optimizer)  # the last one first
+    parts = (routine.model, routine.loss, routine.optimizer)  # the last one first
+    return KeptByFunctions(*parts, of_state=routine.model)
 
 
 def disturb(
-    routine: Routine, state: State, z: Metaparams, fresh: KeptByFunctions, left: KeptByFunctions
+    routine: Routine,
+    state: State,
+    z: Metaparams,
+    kept: tuple[KeptByFunctions, KeptByFunctions],
+    steps: Sequence[int] | None = None,
 ) -> None:
     """Call the update and the loss with numbers that are not those of the run.
 
@@ -89,29 +94,35 @@ def disturb(
         routine: The run.
         state: One of its states.
         z: Metaparameters.
-        fresh: What they kept before the training. It is put back first, since what is kept where
-            nothing is yet would not be kept again.
-        left: What the training left. Where they fail without that, and go well with it, it stays,
-            since a look at an earlier entry of a log is sound.
+        kept: What they kept before the training, and what the training left. The first is put back
+            before, since what is kept where nothing is yet would not be kept again. Where they fail
+            without the second, and go well with it, it stays, since a look at an earlier entry of a
+            log is sound.
+        steps: Those that are called; all by default.
 
     Cost:
         The losses of eight batches without a graph; of an update that a user wrote, one of each
         step, also without. Three times that where they fail.
     """
+    fresh, left = kept
+    steps = range(routine.first_step, routine.num_steps) if steps is None else steps
+    last = len(steps) - 1
+    count = min(_LOSSES, len(steps))
+    losses = sorted({steps[last * i // max(count - 1, 1)] for i in range(count)})
+
+    def go_well() -> bool:
+        """Call all of them, and say whether none failed."""
+        failed = 0 if is_shipped(routine.optimizer) else call_updates(routine, state, z, steps)
+        return failed + call_losses(routine, state, z, losses) == 0
+
     fresh.put_back()
     with filling(), deterministic(), torch.no_grad():
-        if _go_well(routine, state, z):
+        if go_well():
             return
         left.put_back()
-        if not _go_well(routine, state, z):
+        if not go_well():
             fresh.put_back()
-            _go_well(routine, state, z)
-
-
-def _go_well(routine: Routine, state: State, z: Metaparams) -> bool:
-    """Call all of them, and say whether none failed."""
-    failed = 0 if is_shipped(routine.optimizer) else _call_updates(routine, state, z)
-    return failed + _call_losses(routine, state, z) == 0
+            go_well()
 
 
 def same_updates(routine: Routine, say: Callable[[str], None]) -> SameUpdates | None:
@@ -121,14 +132,14 @@ def same_updates(routine: Routine, say: Callable[[str], None]) -> SameUpdates | 
     return SameUpdates(routine.optimizer, gradient_limit(routine), say)
 
 
-def _call_updates(routine: Routine, state: State, z: Metaparams) -> int:
-    """Call the update of each step, and return how many failed."""
+def call_updates(routine: Routine, state: State, z: Metaparams, steps: Sequence[int]) -> int:
+    """Call the updates of some steps with other numbers, and return how many failed."""
     failed = 0
     params = state["params"].detach()
     names = {"params", *routine.optimizer.init(params.clone())}
     other = {name: 1.3 * state[name].detach() for name in names}
     gradient = directions(params, generator(0, "disturbed")).to(params.dtype)
-    for step in range(routine.first_step, routine.num_steps):
+    for step in steps:
         try:
             routine.optimizer.update(dict(other), gradient, routine.hyperparameters(z, step), step)
         except Exception:  # of code of the user, which others tell
@@ -136,12 +147,10 @@ def _call_updates(routine: Routine, state: State, z: Metaparams) -> int:
     return failed
 
 
-def _call_losses(routine: Routine, state: State, z: Metaparams) -> int:
-    """Call the losses of eight steps, and return how many failed."""
-    failed = 0
-    params, last = 1.1 * state["params"].detach(), routine.num_steps - 1
-    count = min(_LOSSES, routine.num_steps)
-    for step in sorted({last * i // max(count - 1, 1) for i in range(count)}):
+def call_losses(routine: Routine, state: State, z: Metaparams, steps: Sequence[int]) -> int:
+    """Call the losses of some steps with other numbers, and return how many failed."""
+    failed, params = 0, 1.1 * state["params"].detach()
+    for step in steps:
         try:
             term = routine.first_piece(next(routine.terms(step)))
             with routine.reading(state), torch.enable_grad(), routine.binding.keeping():

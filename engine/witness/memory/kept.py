@@ -1,20 +1,25 @@
 """What functions can reach and write into: noted as it is, and put back."""
 
+import os
 import sys
 import sysconfig
+from array import array
 from collections import UserDict, UserList, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from ctypes import Array, Structure, _SimpleCData
 from dis import get_instructions
 from functools import _lru_cache_wrapper, partial
+from io import IOBase
+from mmap import mmap
 from queue import Queue
 from threading import local
 from types import (
     BuiltinMethodType,
-    CellType,
     CodeType,
     FunctionType,
+    GeneratorType,
     MethodType,
     ModuleType,
     SimpleNamespace,
@@ -26,14 +31,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.routine.module.reachable import parts_of_callable
+from engine.routine.module.reachable import LIBRARIES, parts_of_callable
 from engine.routine.optimizer import Optimizer
+from engine.witness.memory.writable import (
+    NUMBERS,
+    Kept,
+    Key,
+    kept_attribute,
+    kept_buffer,
+    kept_cell,
+    kept_context,
+    kept_dict,
+    kept_draws,
+    kept_environment,
+    kept_large,
+    kept_list,
+    kept_numbers,
+    kept_stream,
+    kept_variable,
+)
 
 _MOST = 2000
 """Objects that are looked at: what reaches more is a library, or data."""
-
-_NUMBERS = 1 << 20
-"""Tensors and arrays of more numbers are not copied, and not put back."""
 
 _HOLDERS = (
     *(SimpleNamespace, local, Queue, UserDict, UserList),
@@ -43,30 +62,53 @@ _HOLDERS = (
 
 _INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
-_Kept = tuple[str, Callable[[], bool], Callable[[], None]]
-"""A name, whether it is another one by now, and what puts it back."""
+_OUTSIDE = ("sqlite3", "_sqlite3", "socket", "_socket", "multiprocessing", "subprocess", "dbm")
+"""Modules of Python's whose objects keep what they are given where nobody can put it back."""
+
+_LEAVE = ("threading", "_thread", "logging", "asyncio", "concurrent", "importlib", "weakref")
+"""Modules of Python's whose objects are no place for a number, and are at work meanwhile."""
+
+_NUMBERS_OF_MODULE = 1 << 12
+"""Tensors of more numbers of a module that is in no state, as of a teacher, are not copied."""
+
+_BUFFERS = (bytearray, array, memoryview, mmap, Structure, Array, _SimpleCData)
+
+
+_PLAIN_KINDS = (dict, list, set, deque, Tensor, np.ndarray, SimpleNamespace)
+"""What is looked into of an object of a library's."""
 
 
 class KeptByFunctions:
     """What functions can reach and write into, as it is now.
 
-    Containers, attributes of objects of the user's own classes, variables around a function and of
-    its file, small tensors and arrays. Modules have a state of their own, and are left out.
+    Containers, attributes of objects, variables around a function and of its file, of files of the
+    user's and of the environment, small tensors, arrays, buffers and streams. Modules of torch have
+    a state of their own, of which nothing is noted here.
 
     Args:
         functions: Of the user's.
+        of_state: A module whose tensors are a state of the run, and are left out. Those of others,
+            as of a teacher, are noted.
+
+    Attributes:
+        is_open: Whether they reach something that keeps what nobody can put back, as a generator, a
+            data base or another process.
     """
 
-    def __init__(self, *functions: object) -> None:
-        self._kept: list[_Kept] = []
+    def __init__(self, *functions: object, of_state: nn.Module | None = None) -> None:
+        self._in_state = {id(each) for each in of_state.modules()} if of_state is not None else ()
+        self._kept: list[Kept] = []
         self._seen: dict[int, object] = {}  # alive, so that no identity comes again
+        self.is_open = False
         waiting = [("", each) for each in functions]
-        while waiting and len(self._seen) < _MOST:
-            name, value = waiting.pop()
+        later: list[tuple[str, object]] = []  # of libraries, which may reach a great deal
+        while (waiting or later) and len(self._seen) < _MOST:
+            name, value = waiting.pop() if waiting else later.pop()
             if id(value) not in self._seen:
                 self._seen[id(value)] = value
                 self._keep(name, value)
-                waiting += [(inner or name, each) for inner, each in parts_of(value)]
+                parts = [(inner or name, each) for inner, each in parts_of(value)]
+                (later if _is_of_library(value) else waiting).extend(parts)
 
     @property
     def is_empty(self) -> bool:
@@ -75,52 +117,145 @@ class KeptByFunctions:
 
     def changed(self) -> list[str]:
         """Return the names of what has been written into."""
-        return [name for name, is_changed, _ in self._kept if is_changed()]
+        return [each.name for each in self._kept if each.is_changed()]
+
+    def written(self) -> dict[Key, str]:
+        """Return what stands for the places that have been written into, with their names."""
+        return {each.key: each.name for each in self._kept if each.is_changed()}
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether something has been written into that cannot be put back."""
+        return any(each.is_only_noted and each.is_changed() for each in self._kept)
 
     def put_back(self) -> None:
-        """Make all of it what it was."""
-        for _, is_changed, restore in self._kept:
-            if is_changed():
-                restore()
+        """Make all of it what it was, as far as that is possible."""
+        for each in self._kept:
+            if each.is_changed():
+                each.restore()
+
+    def only(self, keys: Collection[Key], new_beside: "KeptByFunctions") -> "KeptByFunctions":
+        """Return some of the places, and those that others did not know yet."""
+        known = {each.key for each in new_beside._kept}
+        some = KeptByFunctions()
+        some._seen = {**self._seen, **new_beside._seen}
+        some._kept = [each for each in self._kept if each.key in keys or each.key not in known]
+        return some
 
     def _keep(self, name: str, value: Any) -> None:  # noqa: ANN401, C901 (any object; kinds of them)
-        if isinstance(value, type):
-            if not _is_installed(value):
-                self._kept += [_kept_attribute(n, value, n) for n, _ in _held_by_class(value)]
-        elif isinstance(value, FunctionType):
-            code, stored = value.__code__, {*_stored(value.__code__)}
-            cells = zip(code.co_freevars, value.__closure__ or (), strict=True)
-            self._kept += [_kept_cell(each, cell) for each, cell in cells if each in stored]
-            self._kept += [
-                _kept_variable(each, value.__globals__) for each in stored & {*value.__globals__}
-            ]
-            if vars(value):
-                self._kept.append(_kept_dict(name or value.__name__, vars(value)))
+        if isinstance(value, type | FunctionType | ModuleType):
+            self._keep_code(name, value)
         elif isinstance(value, _lru_cache_wrapper):
-            self._kept.append((name, lambda: value.cache_info().currsize > 0, value.cache_clear))
+            self._kept.append(
+                Kept(
+                    name,
+                    (id(value), ""),
+                    lambda: bool(value.cache_info().currsize),
+                    value.cache_clear,
+                )
+            )
         elif isinstance(value, dict):
-            self._kept.append(_kept_dict(name, value))
+            self._kept.append(kept_dict(name, value))
         elif isinstance(value, list | set | deque):
-            self._kept.append(_kept_list(name, value))
+            self._kept.append(kept_list(name, value))
         elif isinstance(value, Tensor | np.ndarray):
-            with suppress(Exception):  # a format that cannot be copied or compared
-                self._kept += _kept_numbers(name, value)
+            self._keep_numbers(name, value, NUMBERS)
+            if isinstance(value, Tensor):
+                self._kept.append(kept_dict(name, vars(value)))
         elif isinstance(value, nn.Module):
-            self._kept.append(_kept_dict(name or type(value).__name__, vars(value), _is_plain))
+            self._keep_module(name, value)
+        elif isinstance(value, torch.Generator):
+            self._kept.append(kept_draws(name, value))
         elif isinstance(value, ContextVar):
-            self._kept.append(_kept_context(name or value.name, value))
-        elif _holds(value):
-            self._kept += _kept_object(name or type(value).__name__, value)
+            self._kept.append(kept_context(name or value.name, value))
+        elif isinstance(value, (*_BUFFERS, IOBase)):
+            with suppress(Exception):  # one that is closed, or cannot be read
+                keep = kept_stream if isinstance(value, IOBase) else kept_buffer
+                self._kept += keep(name, value)
+        elif isinstance(value, GeneratorType) or _module_of(value) in _OUTSIDE:
+            self.is_open = True
+        elif _holds(value) or _is_of_library(value):
+            if _has_attributes(value):
+                self._kept.append(kept_dict(name or type(value).__name__, vars(value)))
+            self._kept += [kept_attribute(each, value, each) for each in _slots(type(value))]
+
+    def _keep_code(self, name: str, value: type | FunctionType | ModuleType) -> None:
+        if isinstance(value, ModuleType):
+            if not _is_installed_file(value):
+                self._kept.append(kept_dict(name, vars(value), _is_variable))
+        elif isinstance(value, type):
+            if not _is_installed(value):
+                self._kept += [kept_attribute(n, value, n) for n, _ in _held_by_class(value)]
+        else:
+            self._keep_function(name, value)
+
+    def _keep_function(self, name: str, value: FunctionType) -> None:
+        code, stored = value.__code__, {*_stored(value.__code__)}
+        cells = zip(code.co_freevars, value.__closure__ or (), strict=True)
+        self._kept += [kept_cell(each, cell) for each, cell in cells if each in stored]
+        self._kept += [
+            kept_variable(each, value.__globals__) for each in stored & {*value.__globals__}
+        ]
+        if vars(value):
+            self._kept.append(kept_dict(name or value.__name__, vars(value)))
+        self._kept += _kept_by_name(value)
+        self.is_open |= _writes_by_any_name(value)
+
+    def _keep_module(self, name: str, value: nn.Module) -> None:
+        self._kept.append(kept_dict(name or type(value).__name__, vars(value), _is_plain))
+        if id(value) not in self._in_state:
+            tensors = {**value._parameters, **value._buffers}
+            for key, each in tensors.items():
+                self._keep_numbers(f"{name}.{key}", each, _NUMBERS_OF_MODULE)
+
+    def _keep_numbers(self, name: str, value: Any, most: int) -> None:  # noqa: ANN401 (numbers, or None)
+        with suppress(Exception):  # a format that cannot be copied or compared
+            size = value.size if isinstance(value, np.ndarray) else value.numel()
+            self._kept += (kept_numbers if size <= most else kept_large)(name, value)
 
 
-def _stored(code: CodeType) -> Iterator[str]:
+def _stored(
+    code: CodeType, operations: Collection[str] = ("STORE_DEREF", "STORE_GLOBAL")
+) -> Iterator[str]:
     """Yield the variables around a function, and of its file, that it gives other values."""
     for each in get_instructions(code):
-        if each.opname in ("STORE_DEREF", "STORE_GLOBAL"):
+        if each.opname in operations:
             yield each.argval
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _stored(constant)
+            yield from _stored(constant, operations)
+
+
+def _kept_by_name(function: FunctionType) -> Iterator[Kept]:
+    """Note what a function reaches by the names in it: the environment, attributes of packages."""
+    reached = [each for _, each in parts_of_callable(function)]
+    modules = [each for each in reached if isinstance(each, ModuleType)]
+    names = {*_stored(function.__code__, ("LOAD_ATTR", "LOAD_METHOD"))}
+    stored = {*_stored(function.__code__, ("STORE_ATTR",))}
+    inner = [getattr(each, name, None) for each in modules for name in names if stored]
+    for owner in [*modules, *(each for each in inner if isinstance(each, type | ModuleType))]:
+        if _is_installed_file(owner) if isinstance(owner, ModuleType) else _is_installed(owner):
+            yield from (kept_attribute(f"{owner.__name__}.{n}", owner, n) for n in stored)
+    if any(each is os or each is os.environ for each in reached):
+        yield kept_environment()
+
+
+_BY_ANY_NAME = frozenset(
+    {
+        *("setattr", "delattr", "__setattr__", "globals", "locals", "vars", "__dict__"),
+        *("exec", "eval", "sys", "builtins", "import_module", "__import__"),
+        *("save", "savez", "dump", "tofile", "to_csv", "to_parquet", "to_pickle"),
+    }
+)
+"""Names by which code writes where its own names do not tell, or into a file unheard."""
+
+
+def _writes_by_any_name(function: FunctionType) -> bool:
+    operations = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_ATTR", "LOAD_METHOD", "LOAD_DEREF")
+    used = {*_stored(function.__code__, operations)}
+    return str(function.__module__).partition(".")[0] not in LIBRARIES and not (
+        used.isdisjoint(_BY_ANY_NAME)
+    )
 
 
 def parts_of(value: Any) -> Iterator[tuple[str, object]]:  # noqa: ANN401, C901 (any object; a list of kinds)
@@ -134,6 +269,7 @@ def parts_of(value: Any) -> Iterator[tuple[str, object]]:  # noqa: ANN401, C901 
     elif isinstance(value, Mapping):
         with suppress(Exception):  # one that makes its values
             yield from ((str(key), each) for key, each in [*value.items()])
+        yield from [*getattr(value, "__dict__", {}).items()]
     elif isinstance(value, list | tuple | set | frozenset | deque):
         yield from (("", each) for each in [*value])
     elif isinstance(value, BuiltinMethodType):  # such as append of a list
@@ -141,11 +277,19 @@ def parts_of(value: Any) -> Iterator[tuple[str, object]]:  # noqa: ANN401, C901 
     elif isinstance(value, nn.Module):
         yield from value.named_children()
         yield from ((key, each) for key, each in [*vars(value).items()] if _is_plain(key, each))
-        yield from (("", kind) for kind in type(value).__mro__ if not _is_installed(kind))
+        for kind in type(value).__mro__:
+            if not _is_installed(kind):
+                yield "", kind
+                yield "", vars(kind).get("forward")
     elif isinstance(value, type):
         yield from _held_by_class(value) if not _is_installed(value) else ()
+    elif isinstance(value, ModuleType):
+        if not _is_installed_file(value):
+            yield from (each for each in [*vars(value).items()] if _is_variable(*each))
+    elif _is_of_library(value):
+        yield from (each for each in [*vars(value).items()] if isinstance(each[1], _PLAIN_KINDS))
     elif _holds(value) and not isinstance(value, nn.Module):
-        yield from vars(value).items() if hasattr(value, "__dict__") else ()
+        yield from [*vars(value).items()] if _has_attributes(value) else ()
         yield from ((n, getattr(value, n)) for n in _slots(type(value)) if hasattr(value, n))
         for kind in type(value).__mro__:
             yield "", kind
@@ -159,6 +303,39 @@ def parts_of(value: Any) -> Iterator[tuple[str, object]]:  # noqa: ANN401, C901 
 def _holds(value: object) -> bool:
     """Say whether an object is one that the user's code writes into."""
     return _is_the_users(type(value)) or isinstance(value, _HOLDERS)
+
+
+def _is_of_library(value: object) -> bool:
+    """Say whether an object is of a class of Python's or of a package, and has attributes."""
+    kind = type(value)
+    if isinstance(value, nn.Module | ModuleType | Tensor | type | FunctionType | Optimizer):
+        return False
+    if not _has_attributes(value) or not _is_installed(kind) or isinstance(value, _HOLDERS):
+        return False
+    package = kind.__module__.partition(".")[0]
+    return package not in (*_LEAVE, "builtins", "numpy", "engine")
+
+
+def _has_attributes(value: object) -> bool:
+    """Say whether an object has attributes of its own; an alias shows those of a class."""
+    return isinstance(getattr(value, "__dict__", None), dict)
+
+
+def _module_of(value: object) -> str:
+    return type(value).__module__.partition(".")[0]
+
+
+def _is_installed_file(module: ModuleType) -> bool:
+    """Say whether a module is Python's, a package's or the engine's."""
+    file = getattr(module, "__file__", None)
+    is_engines = module.__name__.partition(".")[0] == "engine"
+    return file is None or is_engines or file.startswith(_INSTALLED)
+
+
+def _is_variable(name: str, value: object) -> bool:
+    """Say whether a name of a file is a variable of it."""
+    is_code = callable(value) or isinstance(value, ModuleType | type)
+    return not name.startswith("__") and not is_code
 
 
 def _slots(kind: type) -> Iterator[str]:
@@ -191,126 +368,7 @@ def _is_installed(kind: type) -> bool:
     return kind.__module__ == "builtins" or (file is not None and file.startswith(_INSTALLED))
 
 
-def _kept_cell(name: str, cell: CellType) -> _Kept:
-    nothing = object()
-
-    def content() -> object:
-        try:
-            return cell.cell_contents
-        except ValueError:  # the variable is not set
-            return nothing
-
-    before = content()
-
-    def restore() -> None:
-        if before is nothing:
-            del cell.cell_contents
-        else:
-            cell.cell_contents = before
-
-    return name, lambda: content() is not before, restore
-
-
-def _kept_variable(name: str, variables: dict[str, Any]) -> _Kept:
-    before = variables[name]
-    return (
-        name,
-        lambda: variables.get(name) is not before,
-        lambda: variables.__setitem__(name, before),
-    )
-
-
-def _kept_object(name: str, value: Any) -> Iterator[_Kept]:  # noqa: ANN401 (any object)
-    if hasattr(value, "__dict__"):
-        yield _kept_dict(name, vars(value))
-    yield from (_kept_attribute(each, value, each) for each in _slots(type(value)))
-
-
-def _kept_attribute(name: str, owner: Any, key: str) -> _Kept:  # noqa: ANN401 (an object or a class)
-    nothing = object()
-    before = getattr(owner, key, nothing)
-
-    def restore() -> None:
-        if before is nothing:
-            delattr(owner, key)
-        else:
-            setattr(owner, key, before)
-
-    return name, lambda: getattr(owner, key, nothing) is not before, restore
-
-
-def _kept_context(name: str, variable: ContextVar[Any]) -> _Kept:
-    nothing = object()
-    before = variable.get(nothing)
-
-    def restore() -> None:
-        if before is not nothing:
-            variable.set(before)
-
-    return name, lambda: variable.get(nothing) is not before, restore
-
-
-def _kept_dict(
-    name: str, value: dict[Any, Any], counts: Callable[[Any, Any], bool] = lambda *_: True
-) -> _Kept:
-    def counted() -> dict[Any, Any]:
-        return {key: each for key, each in [*value.items()] if counts(key, each)}
-
-    before = counted()
-
-    def is_changed() -> bool:
-        now = counted()
-        return now.keys() != before.keys() or any(now[k] is not before[k] for k in before)
-
-    def restore() -> None:
-        for key in counted().keys() - before.keys():
-            del value[key]
-        value.update(before)
-
-    return name, is_changed, restore
-
-
 def _is_plain(key: str, value: object) -> bool:
     """Say whether an attribute of a module is the user's, and neither torch's nor a function."""
     is_torchs = key.startswith("_") or key == "training"
     return not is_torchs and not callable(value) and not isinstance(value, nn.Module)
-
-
-def _kept_list(name: str, value: Any) -> _Kept:  # noqa: ANN401 (a list, a set or a deque)
-    before = [*value]
-
-    def is_changed() -> bool:
-        return len(value) != len(before) or any(
-            a is not b for a, b in zip(value, before, strict=True)
-        )
-
-    def restore() -> None:
-        value.clear()
-        (value.update if isinstance(value, set) else value.extend)(before)
-
-    return name, is_changed, restore
-
-
-def _kept_numbers(name: str, value: Any) -> list[_Kept]:  # noqa: ANN401 (a tensor or an array)
-    if isinstance(value, np.ndarray):
-        if value.size > _NUMBERS or value.dtype.hasobject:
-            return []
-        copy = value.copy()
-        return [
-            (
-                name,
-                lambda: not np.array_equal(value, copy, equal_nan=copy.dtype.kind in "fc"),
-                lambda: np.copyto(value, copy),
-            )
-        ]
-    if value.numel() > _NUMBERS or value.layout is not torch.strided:
-        return []
-    held = value.detach()
-    kept = held.clone()
-    return [
-        (
-            name,
-            lambda: not torch.equal(held.nan_to_num(), kept.nan_to_num()),
-            lambda: held.data.copy_(kept),
-        )
-    ]

@@ -114,7 +114,7 @@ def test_a_loss_that_reads_what_an_earlier_step_kept_is_refused(place, tmp_path)
 
     run = routine(Counting(), loss=own, num_steps=_STEPS, learning_rate=0.1)
 
-    with pytest.raises(EngineError, match=r"replayed, made another|how often it was called"):
+    with pytest.raises(EngineError, match="keeps between calls"):
         engine.metagradient(run, output)
 
 
@@ -130,7 +130,7 @@ class _Keeps(Counting):
 
 def test_a_module_that_reads_what_an_earlier_step_kept_is_refused():
     """In an attribute that is no buffer."""
-    with pytest.raises(EngineError, match=r"replayed, made another|how often it was called"):
+    with pytest.raises(EngineError, match="keeps between calls"):
         engine.metagradient(routine(_Keeps(), num_steps=_STEPS, learning_rate=0.1), output)
 
 
