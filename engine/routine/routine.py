@@ -267,7 +267,7 @@ class Routine(HeldModule):
         (term,) = self.batch_terms(step)
         before, after = own.views(state[OWN]), dict(self.layout.views(params))
         batch = self._batch(term, z, step)
-        with self.reading(state), self.seeded(term, step):
+        with self.reading(state), self.seeded(term, step), users_code(is_update=True):
             if not own.wants_model:
                 return {OWN: own.flatten(own.advance(before, after, batch, step))}
             found = self.call(

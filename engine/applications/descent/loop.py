@@ -236,15 +236,15 @@ class _Loop:
         for number in range(descent.outer.num_steps + 1):
             started = time.perf_counter()
             routine = descent.routine.at(value)
-            memory = BetweenSteps(routine, routine.point()) if self._check else None
-            with nullcontext() if memory is None else memory.training():
+            kept = BetweenSteps(routine, routine.point()) if self._check else None
+            with nullcontext() if kept is None else kept.training():
                 final, losses = self._train(routine, number)
             with self._board.at_work(f"evaluate[{number}]", "evaluate"):
                 scores = descent.score(routine, final)
             self._board.scored(number, scores)
             gradient = None
             if number < descent.outer.num_steps:
-                gradient = self._reverse(routine, final, number, memory)
+                gradient = self._reverse(routine, final, number, kept)
             iterates.append(
                 OuterStep(
                     number,
@@ -300,7 +300,7 @@ class _Loop:
         return state, losses
 
     def _reverse(
-        self, routine: Routine, final: State, number: int, memory: BetweenSteps | None
+        self, routine: Routine, final: State, number: int, kept: BetweenSteps | None
     ) -> Tensor:
         """Reverse the segments that z has a part in, last first."""
         descent = self._descent
@@ -311,9 +311,9 @@ class _Loop:
         for part in reversed([each for each in descent.parts if each.start >= routine.first_step]):
             later = None
             named: AbstractContextManager[object] = nullcontext()
-            if memory is not None:
-                later = LaterSteps(routine, routine.point(), refuses=False, memory=memory)
-                named = memory.named()
+            if kept is not None:
+                later = LaterSteps(routine, routine.point(), refuses=False, memory=kept)
+                named = kept.named()
             work = f"reverse[{number}] {part.start}-{part.stop}"
             with self._board.at_work(work, "reverse"), named:
                 sweep = reverse_steps(

@@ -20,7 +20,7 @@ from engine.replay.interpreter import Sweep
 from engine.replay.refusals.reversed_steps import ReversedSteps
 from engine.routine.diagnosis import told_by_witness
 from engine.routine.loss_terms import Term
-from engine.routine.module.buffers.batch_norm import without_buffers
+from engine.routine.module.buffers.batch_norm import BUFFERS
 from engine.routine.routine import Routine
 from engine.schedules.trees import Action, Forward, Reverse, Trace
 from engine.step.compiled import CompiledVjp
@@ -84,7 +84,7 @@ class LaterSteps:
         self._routine, self._z, self._refuses = routine, z, refuses
         self.unseen: list[int] = []
         self.wrong: list[str] = []
-        self._own_update = not is_shipped(routine.optimizer)
+        self._own_update = not is_shipped(routine.optimizer) or routine.own is not None
         self._met: dict[tuple[Place, int], None] = {}
         self._compared: set[Place] = set()
         self._unanswered: set[tuple[Place, int]] = set()
@@ -319,7 +319,7 @@ class LaterSteps:
         rows = {name: row.detach() for name, row in state.items()}
         params = rows["params"].clone().requires_grad_()
         gradient, _, _ = batch_in_order(routine, rows, params, z, step)
-        before = without_buffers(rows)
+        before = {name: row for name, row in rows.items() if name != BUFFERS}
         with torch.no_grad(), routine.reading(rows), routine.binding.keeping():
             after = updated(routine, before, gradient.detach(), z, step)
         moves = {name: float((row - before[name]).norm()) for name, row in after.items()}

@@ -29,8 +29,8 @@ class ReversedSteps:
 
     Cost:
         What ``memory`` takes. Where something is kept, norms of each reversed step, and one state
-        that is held; a plain step more where the graphs of steps are kept or steps are compiled,
-        because what a product computes is not told there.
+        that is held; a plain step more where the graphs of steps are kept, steps are compiled or
+        the problem has a state of its own, because what a product computes is not told there.
     """
 
     def __init__(
@@ -48,7 +48,8 @@ class ReversedSteps:
             after = sweep.final if is_end else sweep.after(routine, self._z, step)
             self._after = (step + 1, after)
         memory.before(state, step)
-        if memory.counts and (step in sweep.graphs or isinstance(sweep.vjp, CompiledVjp)):
+        is_untold = step in sweep.graphs or isinstance(sweep.vjp, CompiledVjp)
+        if memory.counts and (is_untold or routine.own is not None):
             self._compare_plain(step, state)
 
     @contextmanager

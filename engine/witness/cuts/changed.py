@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from engine.numerics.determinism import filling
 from engine.routine.loss_terms import Term
-from engine.routine.module.buffers.batch_norm import without_buffers
+from engine.routine.module.buffers.batch_norm import BUFFERS
 from engine.routine.routine import Routine
 from engine.step.gradient import batch_in_order
 from engine.step.pulls import gradient_of
@@ -163,7 +163,8 @@ def _of_parts(
 def _updated(
     routine: Routine, rows: State, gradient: Tensor, z: Metaparams, step: int
 ) -> list[Tensor]:
-    given = {name: row.clone().requires_grad_() for name, row in without_buffers(rows).items()}
+    given = {n: row.clone().requires_grad_() for n, row in rows.items() if n != BUFFERS}
     with torch.enable_grad(), routine.reading(rows), routine.binding.keeping():
         after = routine.update({**rows, **given}, gradient.clone().requires_grad_(), z, step)
+        after = after | routine.moved_own({**rows, **given}, after["params"], z, step)
     return [row.detach() for row in after.values()]

@@ -149,10 +149,11 @@ def compare_step_update(routine: Routine, here: Here) -> str:
     except Exception as error:
         return f"The derivative of the update was not compared: {first_line(error)}"
     if found.is_wrong:
+        advance = "" if routine.own is None else ", or the problem's advance,"
         raise WitnessError(
-            f"The update of optimizer {routine.optimizer.name!r} has a derivative that is off by "
-            f"{found.error:.1e} from finite differences: a part of it is cut out of the graph. "
-            "Look for a detach(), .data, item() or no_grad() in it."
+            f"The update of optimizer {routine.optimizer.name!r}{advance} has a derivative that is "
+            f"off by {found.error:.1e} from finite differences: a part of it is cut out of the "
+            "graph. Look for a detach(), .data, item() or no_grad() in it."
         )
     return not_settled("The derivative of the update", found)
 

@@ -77,7 +77,8 @@ def _is_near(one: Tensor, other: Tensor, limit: float) -> bool:
 
 def memory_of(routine: Routine) -> KeptByFunctions:
     """Return what the loss and the update of a run keep now, as far as it is known where."""
-    parts = (routine.model, routine.loss, routine.optimizer)  # the last one first
+    # The last one first.
+    parts = (routine.model, routine.augment, routine.advance, routine.loss, routine.optimizer)
     return KeptByFunctions(*parts, of_state=routine.model)
 
 

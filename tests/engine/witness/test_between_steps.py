@@ -8,6 +8,7 @@ import os
 import sqlite3
 import struct
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tests.strangers.plain import data, loss, mlp
 from tests.strangers.witnessed import Counting, output, routine
 
 _STEPS = 30
+_TYPES: Any = types
 _SPANS = [(9, 10), (3, 4), (26, 27), (12, 13), (9, 11), (2, 5), (12, 21), (20, 24)]
 """The step at which something is kept, and the one at which it is read."""
 
@@ -101,12 +103,12 @@ def _stream(_folder):
 
 
 def _package(_folder):
-    types.kept = 0.0
+    _TYPES.kept = 0.0
 
     def write(value):
-        types.kept = value
+        _TYPES.kept = value
 
-    return lambda: types.kept, write
+    return lambda: _TYPES.kept, write
 
 
 def _other_module(_folder):
@@ -148,7 +150,9 @@ PLACES = {
 }
 
 
-def _loss(read, write, span):
+def _loss(kept, span):
+    read, write = kept
+
     def own(model, batch):
         losses, step = loss(model, batch), int(model.count) - 1
         if model.training and step == span[0]:
@@ -158,7 +162,9 @@ def _loss(read, write, span):
     return own
 
 
-def _update(read, write, span):
+def _update(kept, span):
+    read, write = kept
+
     def update(state, gradient, hyper, step):
         if step == span[0]:
             write(float(gradient.norm()))
@@ -169,7 +175,7 @@ def _update(read, write, span):
 
 
 def _run(part, kept, span):
-    change = {"loss": _loss(*kept, span)} if part == "loss" else {"optimizer": _update(*kept, span)}
+    change = {"loss": _loss(kept, span)} if part == "loss" else {"optimizer": _update(kept, span)}
     return routine(Counting(), num_steps=_STEPS, learning_rate=0.1, **change)
 
 
@@ -240,7 +246,7 @@ def test_a_hook_that_reads_what_an_earlier_step_kept_is_refused():
 
 def test_a_teacher_that_follows_at_times_is_refused():
     """As the target network of a reinforcement learner."""
-    teacher = mlp(nn.Tanh())
+    teacher = mlp(nn.Tanh()).requires_grad_(False)
 
     def own(model, batch):
         losses = loss(model, batch)

@@ -168,3 +168,30 @@ def test_a_scripted_module_whose_buffers_move_is_looked_at():
     """It has no way to ask for an inner module by its name."""
     with pytest.raises(WitnessError, match="second derivative"):
         engine.metagradient(routine(torch.jit.script(_Moves()), num_steps=_STEPS), output)
+
+
+ADVANCES = {
+    "a branch": lambda size, due: size.detach() if due else size,
+    "a number": lambda size, due: size.item() if due else size,
+    "chosen": lambda size, due: torch.where(torch.tensor(due), size.detach(), size),
+}
+
+
+@pytest.mark.parametrize("change", ADVANCES.values(), ids=ADVANCES)
+def test_an_advance_that_uses_a_constant_at_times_is_refused(change):
+    """It moves a state of the problem's own as an update moves parameters."""
+
+    def advance(state, params, batch, step):
+        size = sum((row**2).sum() for row in params.values()) / 50
+        return {"scale": 0.9 * state["scale"] + 0.1 * change(size, step == 17)}
+
+    run = routine(
+        mlp(nn.Tanh()),
+        loss=lambda model, batch, state: loss(model, batch) * (1 + state["scale"]),
+        state={"scale": torch.zeros((), dtype=torch.float64)},
+        advance=advance,
+        num_steps=30,
+    )
+
+    with pytest.raises(WitnessError, match=r"or the problem's advance, .*step 17"):
+        engine.metagradient(run, output)
