@@ -67,7 +67,9 @@ def _refuse_updates(routine: Routine, z: Metaparams) -> None:
 
         few = {*range(_STEPS), last // 4, last // 2, 3 * last // 4, last - 1, last}
         steps = sorted(each for each in few if 0 <= each <= last)
-        found = _first_that_reads(KeptByFunctions(optimizer, of_state=routine.model), call, steps)
+        found = _first_that_reads(
+            KeptByFunctions(optimizer, of_state=routine.model, draws=False), call, steps
+        )
     if found is not None:
         step, names = found
         raise WitnessError(
@@ -79,11 +81,8 @@ def _refuse_updates(routine: Routine, z: Metaparams) -> None:
 
 
 def _refuse_losses(routine: Routine, z: Metaparams) -> None:
-    memory, found, last = (
-        KeptByFunctions(routine.loss, of_state=routine.model),
-        None,
-        routine.num_steps - 1,
-    )
+    memory = KeptByFunctions(routine.loss, of_state=routine.model, draws=False)
+    found, last = None, routine.num_steps - 1
     with suppress(Exception):
         state = routine.initial_state(z)
         memory.put_back()  # whether the module moves its buffers was asked by calls of the loss

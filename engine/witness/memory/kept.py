@@ -9,15 +9,13 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from ctypes import Array, Structure, _SimpleCData
-from dis import get_instructions
 from functools import _lru_cache_wrapper, partial
-from io import IOBase
+from io import BytesIO, IOBase, StringIO
 from mmap import mmap
 from queue import Queue
 from threading import local
 from types import (
     BuiltinMethodType,
-    CodeType,
     FunctionType,
     GeneratorType,
     MethodType,
@@ -31,8 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.routine.module.reachable import LIBRARIES, parts_of_callable
+from engine.routine.module.reachable import parts_of_callable
 from engine.routine.optimizer import Optimizer
+from engine.witness.memory.names import Names, names_in
 from engine.witness.memory.writable import (
     NUMBERS,
     Kept,
@@ -89,17 +88,21 @@ class KeptByFunctions:
         functions: Of the user's.
         of_state: A module whose tensors are a state of the run, and are left out. Those of others,
             as of a teacher, are noted.
+        draws: Whether generators of random numbers are noted.
 
     Attributes:
         is_open: Whether they reach something that keeps what nobody can put back, as a generator, a
             data base or another process.
     """
 
-    def __init__(self, *functions: object, of_state: nn.Module | None = None) -> None:
+    def __init__(
+        self, *functions: object, of_state: nn.Module | None = None, draws: bool = True
+    ) -> None:
+        self._draws = draws
         self._in_state = {id(each) for each in of_state.modules()} if of_state is not None else ()
         self._kept: list[Kept] = []
         self._seen: dict[int, object] = {}  # alive, so that no identity comes again
-        self.is_open = False
+        self.is_open, self._names = False, Names()
         waiting = [("", each) for each in functions]
         later: list[tuple[str, object]] = []  # of libraries, which may reach a great deal
         while (waiting or later) and len(self._seen) < _MOST:
@@ -109,6 +112,7 @@ class KeptByFunctions:
                 self._keep(name, value)
                 parts = [(inner or name, each) for inner, each in parts_of(value)]
                 (later if _is_of_library(value) else waiting).extend(parts)
+        self.is_open |= self._names.tell
 
     @property
     def is_empty(self) -> bool:
@@ -165,13 +169,17 @@ class KeptByFunctions:
         elif isinstance(value, nn.Module):
             self._keep_module(name, value)
         elif isinstance(value, torch.Generator):
-            self._kept.append(kept_draws(name, value))
+            self._kept += [kept_draws(name, value)] if self._draws else []
         elif isinstance(value, ContextVar):
             self._kept.append(kept_context(name or value.name, value))
         elif isinstance(value, (*_BUFFERS, IOBase)):
             with suppress(Exception):  # one that is closed, or cannot be read
-                keep = kept_stream if isinstance(value, IOBase) else kept_buffer
-                self._kept += keep(name, value)
+                if isinstance(value, StringIO | BytesIO):
+                    self._kept += kept_stream(name, value)
+                elif isinstance(value, IOBase):  # a file is the user's, and is not written into
+                    self.is_open |= value.readable() and value.writable()
+                else:
+                    self._kept += kept_buffer(name, value)
         elif isinstance(value, GeneratorType) or _module_of(value) in _OUTSIDE:
             self.is_open = True
         elif _holds(value) or _is_of_library(value):
@@ -190,7 +198,7 @@ class KeptByFunctions:
             self._keep_function(name, value)
 
     def _keep_function(self, name: str, value: FunctionType) -> None:
-        code, stored = value.__code__, {*_stored(value.__code__)}
+        code, stored = value.__code__, {*names_in(value.__code__)}
         cells = zip(code.co_freevars, value.__closure__ or (), strict=True)
         self._kept += [kept_cell(each, cell) for each, cell in cells if each in stored]
         self._kept += [
@@ -199,7 +207,7 @@ class KeptByFunctions:
         if vars(value):
             self._kept.append(kept_dict(name or value.__name__, vars(value)))
         self._kept += _kept_by_name(value)
-        self.is_open |= _writes_by_any_name(value)
+        self._names.look_at(value)
 
     def _keep_module(self, name: str, value: nn.Module) -> None:
         self._kept.append(kept_dict(name or type(value).__name__, vars(value), _is_plain))
@@ -214,48 +222,18 @@ class KeptByFunctions:
             self._kept += (kept_numbers if size <= most else kept_large)(name, value)
 
 
-def _stored(
-    code: CodeType, operations: Collection[str] = ("STORE_DEREF", "STORE_GLOBAL")
-) -> Iterator[str]:
-    """Yield the variables around a function, and of its file, that it gives other values."""
-    for each in get_instructions(code):
-        if each.opname in operations:
-            yield each.argval
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _stored(constant, operations)
-
-
 def _kept_by_name(function: FunctionType) -> Iterator[Kept]:
     """Note what a function reaches by the names in it: the environment, attributes of packages."""
     reached = [each for _, each in parts_of_callable(function)]
     modules = [each for each in reached if isinstance(each, ModuleType)]
-    names = {*_stored(function.__code__, ("LOAD_ATTR", "LOAD_METHOD"))}
-    stored = {*_stored(function.__code__, ("STORE_ATTR",))}
+    names = {*names_in(function.__code__, ("LOAD_ATTR", "LOAD_METHOD"))}
+    stored = {*names_in(function.__code__, ("STORE_ATTR",))}
     inner = [getattr(each, name, None) for each in modules for name in names if stored]
     for owner in [*modules, *(each for each in inner if isinstance(each, type | ModuleType))]:
         if _is_installed_file(owner) if isinstance(owner, ModuleType) else _is_installed(owner):
             yield from (kept_attribute(f"{owner.__name__}.{n}", owner, n) for n in stored)
     if any(each is os or each is os.environ for each in reached):
         yield kept_environment()
-
-
-_BY_ANY_NAME = frozenset(
-    {
-        *("setattr", "delattr", "__setattr__", "globals", "locals", "vars", "__dict__"),
-        *("exec", "eval", "sys", "builtins", "import_module", "__import__"),
-        *("save", "savez", "dump", "tofile", "to_csv", "to_parquet", "to_pickle"),
-    }
-)
-"""Names by which code writes where its own names do not tell, or into a file unheard."""
-
-
-def _writes_by_any_name(function: FunctionType) -> bool:
-    operations = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_ATTR", "LOAD_METHOD", "LOAD_DEREF")
-    used = {*_stored(function.__code__, operations)}
-    return str(function.__module__).partition(".")[0] not in LIBRARIES and not (
-        used.isdisjoint(_BY_ANY_NAME)
-    )
 
 
 def parts_of(value: Any) -> Iterator[tuple[str, object]]:  # noqa: ANN401, C901 (any object; a list of kinds)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextvars import ContextVar
+from io import BytesIO, StringIO
 from types import CellType
 from typing import Any, NamedTuple
 
@@ -228,26 +229,14 @@ def kept_buffer(name: str, value: Any) -> list[Kept]:  # noqa: ANN401 (bytes tha
     return [Kept(name, (id(value), ""), lambda: not np.array_equal(view(), before), restore)]
 
 
-def kept_stream(name: str, value: Any) -> list[Kept]:  # noqa: ANN401 (a file that is open)
-    """Note what a file, or a stream in memory, holds that is open for reading and writing."""
-    if not (value.readable() and value.writable() and value.seekable()):
-        return []
-    place = value.tell()
-
-    def content() -> Any:  # noqa: ANN401 (text or bytes)
-        now = value.tell()
-        value.seek(0)
-        found = value.read(NUMBERS)
-        value.seek(now)
-        return found
-
-    before = content()
+def kept_stream(name: str, value: StringIO | BytesIO) -> list[Kept]:
+    """Note what a stream in memory holds."""
+    before, place = value.getvalue(), value.tell()
 
     def restore() -> None:
         value.seek(0)
         value.truncate()
-        value.write(before)
-        value.flush()
+        value.write(before)  # pyright: ignore[reportArgumentType] (text to text, bytes to bytes)
         value.seek(place)
 
-    return [Kept(name, (id(value), ""), lambda: content() != before, restore)]
+    return [Kept(name, (id(value), ""), lambda: value.getvalue() != before, restore)]
