@@ -45,7 +45,11 @@ class ReversedSteps:
         routine, memory, state = self._routine, self._memory, sweep.before(step)
         if self._after[0] != step + 1:
             is_end = step == routine.num_steps - 1 and bool(sweep.final)
-            after = sweep.final if is_end else sweep.after(routine, self._z, step)
+            after: State = sweep.final if is_end else {}
+            if (
+                not is_end and memory.keeps
+            ):  # a plain step; else there is nothing that it would tell
+                after = sweep.after(routine, self._z, step)
             self._after = (step + 1, after)
         memory.before(state, step)
         is_untold = step in sweep.graphs or isinstance(sweep.vjp, CompiledVjp)
@@ -90,6 +94,8 @@ class ReversedSteps:
 
     def _compare_plain(self, step: int, state: State) -> None:
         """Run a step as it was trained, and compare the bits of the state that it leads to."""
+        if not self._after[1]:
+            return
         with hearing_updates(None), deterministic():
             again, _ = plain_step(self._routine, state, self._z, step)
         after = self._after[1]

@@ -195,7 +195,8 @@ def test_a_cell_of_a_notebook_has_one_picture(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
 
-    nbclient.NotebookClient(made, timeout=120, kernel_name="python3").execute()
+    place = {"metadata": {"path": str(tmp_path)}}  # where nothing is called like the engine
+    nbclient.NotebookClient(made, timeout=120, kernel_name="python3", resources=place).execute()
 
     (shown,) = made.cells[0].outputs
     assert "100 %" in shown.data["text/html"]
