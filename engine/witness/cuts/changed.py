@@ -25,6 +25,7 @@ from engine.witness.agreement import least_size, relative, value_limit
 from engine.witness.cuts.callers import Place, calling_place
 from engine.witness.cuts.functions import is_in_graph
 from engine.witness.cuts.places import CutPlaces, moves, writes
+from engine.witness.memory.between_parts import parts_of_step
 
 _SHARE = 0.01
 """By which share numbers are changed: by half and by one and a half of that, and between."""
@@ -118,7 +119,7 @@ def notices(  # noqa: PLR0913 (a step, and what of it is asked)
     rows = {name: row.detach() for name, row in state.items()}
     params = rows["params"].clone().requires_grad_()
     gradient = batch_in_order(routine, rows, params, z, step)[0].detach() if in_update else None
-    parts = list(_parts(routine, rows, z, step))
+    parts = list(parts_of_step(routine, rows, z, step))
     try:
         for mode in (CutPlaces(), ChangedCuts(places)):
             with filling(), listening(mode, in_updates=in_update):
@@ -130,17 +131,6 @@ def notices(  # noqa: PLR0913 (a step, and what of it is asked)
         return True
     limit, least = value_limit(routine), least_size(routine)
     return any(relative(new, old, least) > limit for old, new in zip(*found, strict=True))
-
-
-def _parts(routine: Routine, rows: State, z: Metaparams, step: int) -> Iterator[tuple[Term, State]]:
-    """Yield the pieces of a step's batch and of what is injected, each with what it reads."""
-    before = [rows]
-    if routine.shards > 1:
-        params = rows["params"].clone().requires_grad_()
-        before = [{**rows, **row} for row in batch_in_order(routine, rows, params, z, step)[2]]
-    for number, term in enumerate(routine.terms(step)):
-        for part in term.cut(routine.piece) if routine.piece is not None else [term]:
-            yield part, before[min(number, len(before) - 1)]
 
 
 def _of_parts(

@@ -67,8 +67,12 @@ class BetweenSteps:
 
         They keep something, or the states come from elsewhere, so that no replay told of it.
         """
-        is_kept = bool(self.names) or self._own_update or self._writes_outside
-        return is_kept or not self._has_run
+        return self.keeps or self._own_update or not self._has_run
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept, as far as it is known."""
+        return bool(self.names) or self._writes_outside
 
     @property
     def _writes_outside(self) -> bool:

@@ -125,7 +125,7 @@ class RunningStatistics:
 
     @property
     def calls_now(self) -> "Calls":
-        """What layers have done in the block of ``observed`` so far; a record of its own outside."""
+        """What layers have done in the block of ``observed`` so far; outside, a new record."""
         return self._noted[-1] if self._noted else Calls()
 
     def bound(self, values: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
