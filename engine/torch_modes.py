@@ -36,6 +36,10 @@ class FunctionMode(TorchFunctionMode):
         """Return what a custom function returns, whose forward pass is computed without a graph."""
         return call(*args)
 
+    def around_backward(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 (whatever it returns)
+        """Return what the backward pass of a custom function returns."""
+        return call()
+
     def expect_backward_code(self) -> None:
         """Note that code of the user's will be called in the backward pass of what is called."""
 
@@ -111,6 +115,12 @@ def as_function(call: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa
         return call(*args)
     listener.mode.expect_backward_code()
     return listener.mode.around_function(call, args)
+
+
+def as_backward(call: Callable[[], Any]) -> Any:  # noqa: ANN401 (whatever it returns)
+    """Return what the backward pass of a user's custom function returns, and tell who listens."""
+    listener = _LISTENER.get()
+    return call() if listener is None else listener.mode.around_backward(call)
 
 
 def expect_backward_code() -> None:

@@ -14,6 +14,7 @@ from engine.routine.routine import Routine
 from engine.step.compiled import CompiledVjp
 from engine.step.step import plain_step
 from engine.types import Metaparams, State
+from engine.witness.memory.between_parts import refuse_kept_between_parts
 from engine.witness.memory.between_steps import BetweenSteps, leads_elsewhere
 from engine.witness.memory.disturbed import same_updates
 
@@ -28,9 +29,10 @@ class ReversedSteps:
         say: Is given what is wrong, in words, and may raise it.
 
     Cost:
-        What ``memory`` takes. Where something is kept, norms of each reversed step, and one state
-        that is held; a plain step more where the graphs of steps are kept, steps are compiled or
-        the problem has a state of its own, because what a product computes is not told there.
+        What ``memory`` takes. Where something is kept, norms of each reversed step, one state that
+        is held, and what ``refuse_kept_between_parts`` takes; a plain step more where the graphs of
+        steps are kept, steps are compiled or the problem has a state of its own, because what a
+        product computes is not told there.
     """
 
     def __init__(
@@ -52,6 +54,11 @@ class ReversedSteps:
                 after = sweep.after(routine, self._z, step)
             self._after = (step + 1, after)
         memory.before(state, step)
+        if memory.keeps:
+            try:
+                refuse_kept_between_parts(routine, state, self._z, step)
+            except WitnessError as error:
+                self._say(str(error))
         is_untold = step in sweep.graphs or isinstance(sweep.vjp, CompiledVjp)
         if memory.counts and (is_untold or routine.own is not None):
             self._compare_plain(step, state)

@@ -8,6 +8,7 @@ the changed numbers is computed, which of a log is nothing.
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Hashable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -137,16 +138,15 @@ class AskedCuts(CutPlaces):
     def _is_noticed(
         self, call: Callable[[], Tensor], losses: Tensor, record: CallsOfLoss, asked: set[Met]
     ) -> bool:
-        routine = self._routine
-        noted = [] if routine.statistics is None else routine.statistics.calls_now
-        before = len(noted)
+        routine, served = self._routine, _Served({place for place, _ in asked}, record)
+        statistics = routine.statistics
+        # A product pulls back what is noted of the call that was made with the run's numbers.
+        forgotten = nullcontext() if statistics is None else statistics.calls_now.forgotten()
         try:
-            with listening(_Served({place for place, _ in asked}, record), in_updates=False):
+            with forgotten, listening(served, in_updates=False):
                 again = call()
         except Exception:  # of code of the user, which goes well where nothing is changed
             return True
-        finally:
-            del noted[before:]
         if again is losses or torch.equal(again, losses):
             return False
         return relative(again.detach(), losses.detach(), least_size(routine)) > value_limit(routine)

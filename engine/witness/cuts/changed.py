@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 from engine.numerics.determinism import filling
 from engine.routine.loss_terms import Term
 from engine.routine.module.buffers.batch_norm import BUFFERS
+from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.gradient import batch_in_order
 from engine.step.pulls import gradient_of
@@ -24,6 +25,7 @@ from engine.witness.agreement import least_size, relative, value_limit
 from engine.witness.cuts.callers import Place, calling_place
 from engine.witness.cuts.functions import is_in_graph
 from engine.witness.cuts.places import CutPlaces, moves, writes
+from engine.witness.memory.between_parts import parts_of_step
 
 _SHARE = 0.01
 """By which share numbers are changed: by half and by one and a half of that, and between."""
@@ -54,24 +56,27 @@ class ChangedCuts(CutPlaces):
         if function is torch.autograd.grad:  # which wants the graph's own tensors
             return tree_map(_other, function(*args, **kwargs))
         kept = args[:1] if writes(function) else ()  # it is written into, so it has to be itself
-        others = tree_map(_changed, args[len(kept) :])
-        return function(*kept, *others, **tree_map(_changed, kwargs))
+        others = tree_map(self._changed, args[len(kept) :])
+        return function(*kept, *others, **tree_map(self._changed, kwargs))
 
     def around_function(self, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call a custom function, and let it leave what it leaves of other arguments."""
+        is_asked = calling_place() in self._places
+        if is_asked and self._in_nodes:
+            args = tuple(_other(each) if self.in_node(each) else each for each in args)
         result = super().around_function(call, args)
-        if calling_place() not in self._places:
+        if not is_asked:
             return result
         with torch.random.fork_rng():
-            others = call(*tree_map(_changed, args))
+            others = call(*tree_map(self._changed, args))
         if not isinstance(result, tuple):
             return result if is_in_graph(result) else others
         pairs = zip(result, others, strict=True)
         return tuple(one if is_in_graph(one) else other for one, other in pairs)
 
-
-def _changed(value: Any) -> Any:  # noqa: ANN401 (any argument)
-    return _other(value) if isinstance(value, Tensor) and moves(value) else value
+    def _changed(self, value: Any) -> Any:  # noqa: ANN401 (any argument)
+        counts = isinstance(value, Tensor) and moves(value)
+        return _other(value) if counts or self.in_node(value) else value
 
 
 def _other(value: Any) -> Any:  # noqa: ANN401 (any result)
@@ -114,7 +119,7 @@ def notices(  # noqa: PLR0913 (a step, and what of it is asked)
     rows = {name: row.detach() for name, row in state.items()}
     params = rows["params"].clone().requires_grad_()
     gradient = batch_in_order(routine, rows, params, z, step)[0].detach() if in_update else None
-    parts = list(_parts(routine, rows, z, step))
+    parts = list(parts_of_step(routine, rows, z, step))
     try:
         for mode in (CutPlaces(), ChangedCuts(places)):
             with filling(), listening(mode, in_updates=in_update):
@@ -128,17 +133,6 @@ def notices(  # noqa: PLR0913 (a step, and what of it is asked)
     return any(relative(new, old, least) > limit for old, new in zip(*found, strict=True))
 
 
-def _parts(routine: Routine, rows: State, z: Metaparams, step: int) -> Iterator[tuple[Term, State]]:
-    """Yield the pieces of a step's batch and of what is injected, each with what it reads."""
-    before = [rows]
-    if routine.shards > 1:
-        params = rows["params"].clone().requires_grad_()
-        before = [{**rows, **row} for row in batch_in_order(routine, rows, params, z, step)[2]]
-    for number, term in enumerate(routine.terms(step)):
-        for part in term.cut(routine.piece) if routine.piece is not None else [term]:
-            yield part, before[min(number, len(before) - 1)]
-
-
 def _of_parts(
     routine: Routine,
     parts: list[tuple[Term, State]],
@@ -147,10 +141,14 @@ def _of_parts(
     *,
     with_gradient: bool,
 ) -> Iterator[Tensor]:
+    # All that a product moves has a graph, or what is taken out of it would not be met.
+    point = {name: _leaf(value) for name, value in z.items()}
     for part, rows in parts:
-        params = rows["params"].clone().requires_grad_()
-        with torch.enable_grad(), routine.reading(rows), routine.binding.keeping():
-            losses = routine.term_losses(params, part, z, step)
+        params = _leaf(rows["params"])
+        read = {name: _leaf(row) for name, row in rows.items() if name in (BUFFERS, OWN)}
+        reading = routine.reading({**rows, **read})
+        with torch.enable_grad(), reading, routine.binding.keeping():
+            losses = routine.term_losses(params, part, point, step)
             yield losses.detach()
             if with_gradient:
                 # A hook on the losses is given their weights, and may take those out.
@@ -158,6 +156,10 @@ def _of_parts(
                 slope = gradient_of((weights * losses).sum(), params, create_graph=True)
                 assert slope is not None
                 yield slope.detach()
+
+
+def _leaf(row: Tensor) -> Tensor:
+    return row.detach().clone().requires_grad_(row.is_floating_point())
 
 
 def _updated(

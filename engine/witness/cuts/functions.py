@@ -6,7 +6,7 @@ What is left elsewhere, as a class's attribute or a number in a list, may be use
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -51,17 +51,21 @@ class ForwardPass:
         if isinstance(value, Tensor) and memory_of(value) not in self._own_memory:
             self.has_left = True
 
-    def end(self, returned: object) -> Iterator[tuple[int, Value | None]]:
-        """Yield the id of each value that was taken, and the value if somebody else has it.
+    def end(self, returned: object) -> tuple[dict[int, Value], dict[int, Value]]:
+        """Return what is alive when it ends, by id: what is left, and what the node keeps.
 
         Args:
             returned: What the function returned, in its graph.
         """
         kept = {id(each) for each in _kept(returned)}
-        for name, reference in self._taken.items():
-            is_left = reference() is not None and name not in kept
-            self.has_left |= is_left
-            yield name, reference if is_left else None
+        alive = {name: value for name, value in self._taken.items() if value() is not None}
+        left = {name: value for name, value in alive.items() if name not in kept}
+        self.has_left |= bool(left)
+        return left, {name: value for name, value in alive.items() if name in kept}
+
+    def names(self) -> Iterable[int]:
+        """Return the ids of what was taken."""
+        return self._taken.keys()
 
 
 def memory_of(tensor: Tensor) -> int | None:
@@ -87,10 +91,18 @@ def is_in_graph(value: object) -> bool:
 
 
 def _kept(returned: object) -> Iterator[object]:
-    """Yield what is in the graph, and what the node keeps, as far as asking changes nothing."""
+    """Yield what is in the graph, and what the node keeps, as far as asking changes nothing.
+
+    A result without a graph is somebody else's, whether or not the node keeps it as well.
+    """
     outputs = returned if isinstance(returned, tuple) else (returned,)
     in_graph = [each for each in outputs if isinstance(each, Tensor) and each.requires_grad]
     yield from in_graph
+    outside = {id(each) for each in outputs if not is_in_graph(each)}
+    yield from (each for each in _of_nodes(in_graph) if id(each) not in outside)
+
+
+def _of_nodes(in_graph: Sequence[Tensor]) -> Iterator[object]:
     nodes = {id(each.grad_fn): each.grad_fn for each in in_graph}
     for node in nodes.values():
         if isinstance(node, BackwardCFunction):

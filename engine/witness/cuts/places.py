@@ -52,6 +52,8 @@ class CutPlaces(FunctionMode):
         self._taken: dict[int, tuple[Callable[[], object], Origins]] = {}
         self._written: dict[int, tuple[UntypedStorage, Origins]] = {}
         self._inside: ForwardPass | None = None
+        self._in_nodes: dict[int, Callable[[], object]] = {}
+        self._is_own_backward = False
 
     def on_call(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -65,35 +67,67 @@ class CutPlaces(FunctionMode):
             result = self.taken_out(place, function, args, kwargs)
         else:
             result = self.called(function, args, kwargs)
-            is_lost = (
-                _has_numbers_only(result) and function not in _BY_SHAPE
-            )  # torch.tensor(), complex()
             place = None
-            if is_lost and any(
-                each.requires_grad for each in tensors_in((*args, *kwargs.values()))
-            ):
+            if self._is_lost(function, (*args, *kwargs.values()), result):
                 place = self._note()
                 result = self.taken_out(place, function, args, kwargs, result)
         if place is not None or self._taken:
             self._follow(place, function, args, kwargs, result)
         return result
 
+    def _is_lost(
+        self, function: Callable[..., Any], values: tuple[Any, ...], result: object
+    ) -> bool:
+        """Say whether a result has numbers of a graph in it that it has lost, or that a node keeps.
+
+        Torch's ``tensor()`` and ``complex()`` lose it. What the node of a custom function keeps is
+        for its backward pass, and has no graph for whoever reads it elsewhere.
+        """
+        is_number = _has_numbers_only(result) and function not in _BY_SHAPE
+        if is_number and any(each.requires_grad for each in tensors_in(values)):
+            return True
+        if not self._in_nodes or function in _BY_SHAPE or not self._reads_node(values):
+            return False
+        return is_number or isinstance(result, np.ndarray | list) or _moves_any(result)
+
+    def in_node(self, value: object) -> bool:
+        """Say whether it is a tensor without a graph that the node of a custom function keeps."""
+        known = self._in_nodes.get(id(value))
+        is_known = known is not None and known() is value
+        return is_known and isinstance(value, Tensor) and not value.requires_grad
+
+    def _reads_node(self, values: Sequence[Any]) -> bool:
+        is_own = self._is_own_backward or self._inside is not None
+        return not is_own and any(map(self.in_node, tensors_in(values)))
+
     def around_function(self, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call a custom function, and note where if its forward pass leaves a number elsewhere."""
         if self._inside is not None:
             return call(*args)
+        reads = bool(self._in_nodes) and self._reads_node(args)
         self._inside = inside = ForwardPass()
         try:
             result = call(*args)
         finally:
             self._inside = None
-        left = {name: self._taken.pop(name, None) and value for name, value in inside.end(result)}
-        place = calling_place() if inside.has_left else ()
+        for name in inside.names():
+            self._taken.pop(name, None)
+        left, kept = inside.end(result)
+        self._in_nodes |= kept
+        place = calling_place() if inside.has_left or reads else ()
         if place:
             self._add(place)
             origins = frozenset({place})
-            self._taken |= {name: (value, origins) for name, value in left.items() if value}
+            self._taken |= {name: (value, origins) for name, value in left.items()}
         return result
+
+    def around_backward(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 (whatever it returns)
+        """Call the backward pass of a custom function, which reads what its node keeps."""
+        before, self._is_own_backward = self._is_own_backward, True
+        try:
+            return call()
+        finally:
+            self._is_own_backward = before
 
     def expect_backward_code(self) -> None:
         """Note the step, in which a number may meet the graph in the backward pass, unseen."""
@@ -146,7 +180,7 @@ class CutPlaces(FunctionMode):
         if self._inside is not None and writes(function):
             self._inside.write(args[0] if args else None)
         results = result if isinstance(result, list | tuple) else (result,)
-        if any(isinstance(each, Tensor) and moves(each) for each in results):
+        if _moves_any(results):
             self.entering |= origins
             self._note()
             return
@@ -227,6 +261,11 @@ def _has_numbers_only(result: object) -> bool:
 def moves(tensor: Tensor) -> bool:
     """Say whether a tensor has a graph; of one that torch.func has wrapped, it is not known."""
     return tensor.requires_grad or _is_wrapped(tensor)
+
+
+def _moves_any(result: object) -> bool:
+    results = result if isinstance(result, list | tuple) else (result,)
+    return any(isinstance(each, Tensor) and moves(each) for each in results)
 
 
 _is_wrapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue] (torch's own)

@@ -62,17 +62,17 @@ class BetweenSteps:
         self.names: list[str] = []
 
     @property
-    def keeps(self) -> bool:
-        """Whether they keep something, or may do so unseen."""
-        return bool(self.names) or self._own_update or self._writes_outside
-
-    @property
     def counts(self) -> bool:
         """Whether each reversed step is compared with its training.
 
         They keep something, or the states come from elsewhere, so that no replay told of it.
         """
-        return self.keeps or not self._has_run
+        return self.keeps or self._own_update or not self._has_run
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept, as far as it is known."""
+        return bool(self.names) or self._writes_outside
 
     @property
     def _writes_outside(self) -> bool:

@@ -21,7 +21,7 @@ from engine.routine.module.backward.call import CALL, Call
 from engine.routine.module.backward.intermediates import in_graph
 from engine.routine.module.backward.judged import pulled
 from engine.routine.module.stop_gradient import PASSES
-from engine.torch_modes import as_function
+from engine.torch_modes import as_backward, as_function
 
 # What ``Function.apply`` calls.
 _AppliedBy: Any = torch.autograd.function._SingleLevelFunction
@@ -113,6 +113,10 @@ def is_kept(node: object) -> bool:
 
 def _pulled(node: Any, *cotangents: Any) -> Any:  # noqa: ANN401 (as torch's)
     """Take the place of a node's ``apply``: what is kept in it is for derivatives of a gradient."""
+    return as_backward(lambda: _judged(node, *cotangents))
+
+
+def _judged(node: Any, *cotangents: Any) -> Any:  # noqa: ANN401 (as torch's)
     call = getattr(node, CALL, None)
     if call is None or not (PASSES.is_product or _is_recorded()):
         return BackwardCFunction.apply(node, *cotangents)

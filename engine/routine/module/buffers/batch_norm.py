@@ -124,9 +124,9 @@ class RunningStatistics:
             self._noted.pop()
 
     @property
-    def calls_now(self) -> list[LayerCall]:
-        """What layers have normalized in the block of ``observed`` so far; a list of its own."""
-        return self._noted[-1] if self._noted else []
+    def calls_now(self) -> "Calls":
+        """What layers have done in the block of ``observed`` so far; outside, a new record."""
+        return self._noted[-1] if self._noted else Calls()
 
     def bound(self, values: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
         """Return the buffers of the layers within a call, by name.

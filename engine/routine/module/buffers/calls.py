@@ -1,6 +1,7 @@
 """Record of what the layers of a module did with their buffers in a step."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,17 @@ class Calls(list[LayerCall]):
         """
         self.left.update(ends)
         self._versions.update({n: e._version for n, e in ends.items() if n in quantities})
+
+    @contextmanager
+    def forgotten(self) -> Iterator[None]:
+        """Let calls inside the block leave nothing here, such as those made with other numbers."""
+        number, left, versions = len(self), self.left, self._versions
+        self.left, self._versions = dict(left), dict(versions)
+        try:
+            yield
+        finally:
+            del self[number:]
+            self.left, self._versions = left, versions
 
     def refuse_written(self, values: Mapping[str, Tensor] | None = None) -> None:
         """Refuse a backward pass that has written into what a call left.

@@ -102,7 +102,87 @@ def _hook(model, batch):
     return half + rest
 
 
+class Saved(Node):
+    """Saves what it leaves elsewhere, and hands its context out."""
+
+    @staticmethod
+    def forward(ctx, losses):
+        """Return them, with half of what is saved."""
+        shaped = torch.tanh(losses)
+        ctx.save_for_backward(shaped)
+        LEFT["it"], LEFT["context"] = shaped, ctx
+        return losses + 0.5 * shaped
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """Return the derivative."""
+        (shaped,) = ctx.saved_tensors
+        return gradient * (1 + 0.5 * (1 - shaped * shaped))
+
+
+class SavedBeside(Saved):
+    """Returns what it saves as a second result without a derivative."""
+
+    @staticmethod
+    def forward(losses):
+        """Return them, and what is beside."""
+        shaped = torch.tanh(losses)
+        return losses + 0.5 * shaped, shaped
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Save it."""
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx, gradient, _):
+        """Return the derivative."""
+        return Saved.backward(ctx, gradient)
+
+
+class Times(Function):
+    """A product, whose second factor is given to it."""
+
+    @staticmethod
+    def forward(ctx, losses, factor):
+        """Return it."""
+        ctx.factor = factor
+        return losses * factor
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """Return the derivative by the first one, in which the second one stays."""
+        return gradient * ctx.factor, None
+
+
+def _kept(read):
+    def own(model, batch):
+        losses = Saved.apply(loss(model, batch))
+        if not losses.requires_grad:
+            return losses
+        return losses * (1 + _is_due(model) * read(losses))
+
+    return own
+
+
+def _saved_result(model, batch):
+    losses, shaped = SavedBeside.apply(loss(model, batch))
+    return losses * (1 + _is_due(model) * shaped)
+
+
+def _given(model, batch):
+    losses = Saved.apply(loss(model, batch))
+    return losses + _is_due(model) * Times.apply(losses, LEFT["it"])
+
+
 LOSSES = {
+    "what is saved, too": _kept(lambda _: LEFT["it"]),
+    "a context": _kept(lambda _: LEFT["context"].saved_tensors[0]),
+    "a node": _kept(lambda losses: losses.grad_fn.saved_tensors[0]),
+    "a number of a context": _kept(lambda _: LEFT["context"].saved_tensors[0].mean().item()),
+    "an argument of another function": _given,
+    "a saved result without a derivative": _saved_result,
     "a tensor": _with(_tensor),
     "a part of one": _with(_part),
     "a number": _with(_number),

@@ -12,6 +12,22 @@ from tests.strangers.witnessed import Counting, output, routine
 _STEPS, _EVERY = 40, 11
 
 
+class Centred(Counting):
+    """Keeps a mean of what it computes, at times of numbers without a graph, which is sound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3, dtype=torch.float64))
+
+    def forward(self, inputs):
+        """Scale the logits by the mean."""
+        found = super().forward(inputs)
+        if self.training:
+            now, is_due = found.mean(0), int(self.count) % _EVERY == 0
+            self.mean.mul_(0.5).add_(is_due * now.detach() + (1 - is_due) * now)
+        return found * (1 + self.mean)
+
+
 def _is_due(model):
     return torch.tensor(model.training and int(model.count) % _EVERY == 0)
 
@@ -195,3 +211,15 @@ def test_an_advance_that_uses_a_constant_at_times_is_refused(change):
 
     with pytest.raises(WitnessError, match=r"or the problem's advance, .*step 17"):
         engine.metagradient(run, output)
+
+
+def test_asking_leaves_the_buffers_of_the_run_as_they_were():
+    """A second call of the loss, with other numbers, would hand its buffers to the product."""
+    run = routine(Centred(), num_steps=_STEPS, learning_rate=0.1)
+
+    found = engine.metagradient(run, output)["weights"]
+
+    direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).to(found)
+    wanted = engine.central_difference(run, output, {"weights": direction})
+    assert float(found @ direction) == pytest.approx(float(wanted), rel=1e-6)
+    assert torch.equal(found, engine.metagradient(run, output, witness=False)["weights"])

@@ -111,6 +111,28 @@ def student_loss(batches, z):
     return float(routines.output(students[0]).detach())
 
 
+def test_a_read_that_counts_without_a_graph_at_rare_steps_is_refused():
+    """Its line is run through at every step, and compared where nothing depends on it."""
+
+    def loss(model, batch, state):
+        due = float(int(state["step"]) % 11 == 4)
+        read = state["bias"].sum()
+        return routines.loss(model, batch) * (1 + due * read.detach() + (1 - due) * read)
+
+    def advance(state, params, batch, step):
+        del batch, step
+        return {"bias": 1.0 * params["0.bias"], "step": state["step"] + 1}
+
+    own = {"bias": 0.1 + params_of_start()["0.bias"], "step": torch.zeros((), dtype=torch.float64)}
+    routine = run(loss=loss, state=own, advance=advance, num_steps=40)
+    with pytest.raises(WitnessError, match=r"state\['bias'\].*comes only now and then"):
+        metagradient(routine, routines.output)
+
+
+def params_of_start():
+    return {n: p.detach() for n, p in routines.mlp().named_parameters()}
+
+
 def ramped(model, batch, state):
     return float(state["ramp"]) * routines.loss(model, batch)
 
