@@ -139,17 +139,18 @@ class AskedCuts(CutPlaces):
     ) -> bool:
         routine = self._routine
         noted = [] if routine.statistics is None else routine.statistics.calls_now
-        before = len(noted)
+        before, served = len(noted), _Served({place for place, _ in asked}, record)
         try:
-            with listening(_Served({place for place, _ in asked}, record), in_updates=False):
-                again = call()
+            with listening(served, in_updates=False):
+                again = call().detach().clone()
         except Exception:  # of code of the user, which goes well where nothing is changed
             return True
         finally:
+            served.put_back()
             del noted[before:]
-        if again is losses or torch.equal(again, losses):
+        if torch.equal(again, losses):
             return False
-        return relative(again.detach(), losses.detach(), least_size(routine)) > value_limit(routine)
+        return relative(again, losses.detach(), least_size(routine)) > value_limit(routine)
 
 
 class _Served(ChangedCuts):
