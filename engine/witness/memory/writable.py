@@ -195,9 +195,10 @@ def kept_large(name: str, value: Tensor | np.ndarray) -> list[Kept]:
     """
 
     def found() -> tuple[int, Tensor]:
-        is_array = isinstance(value, np.ndarray)
-        version, flat = (-1, value) if is_array else (value._version, value.data)
-        row = flat.reshape(-1)
+        version, numbers = -1, value
+        if isinstance(numbers, Tensor):
+            version, numbers = numbers._version, numbers.detach()
+        row = numbers.reshape(-1)
         some = row[:: max(1, len(row) // _SOME)]
         return version, _bits(torch.as_tensor(some)).clone()
 

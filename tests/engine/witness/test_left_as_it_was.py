@@ -63,16 +63,15 @@ def test_a_teacher_that_was_trained_stays_in_its_cache(kept_by):
 
 @pytest.mark.parametrize("kept_by", [functools.cache, functools.lru_cache])
 def test_a_cache_that_keeps_what_a_step_made_is_refused(kept_by):
-    """Also where it held something before the run."""
+    """Without a limit, also where it held something before the run."""
     now = [0.0]
 
     @kept_by
     def size(step):
         return now[0] if step == 9 else 0.0
 
-    size(-1)
-    if kept_by is functools.lru_cache:
-        size.cache_clear()
+    if kept_by is functools.cache:  # one with a limit is left alone where it holds something
+        size(-1)
 
     def own(model, batch):
         losses, step = loss(model, batch), int(model.count) - 1
@@ -104,6 +103,7 @@ def test_a_teacher_that_is_moved_to_a_device_in_the_loss_is_not_changed(width):
 
 
 def test_a_teacher_whose_numbers_get_other_memory_is_noticed_and_put_back():
+    """As where a script sets ``.data`` of it, and leaves the old memory as it was."""
     teacher = mlp(nn.Tanh())
     kept = KeptByFunctions(lambda: teacher)
     before = copy.deepcopy(teacher.state_dict())
@@ -222,6 +222,7 @@ def _noting(log):
 
 
 def test_a_log_is_there_when_a_run_is_stopped_while_it_is_reversed(monkeypatch):
+    """It was taken away by then, so that steps are reversed without it."""
     own, log = _logging()
     noted, lengths = _noting(log)
     take_away, left = BetweenSteps.before, list[int]()
