@@ -256,7 +256,7 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
             routine.num_steps, maker, first_step=routine.first_step, tier=maker.first_tier
         )
         count = partial(whole_work, maker, routine.num_steps, routine.first_step, len(outputs))
-        named = nullcontext() if later is None else later.memory.named()
+        named = nullcontext() if later is None else later.memory.reversing()
         with one_work(count), told_while_training(), named, _tiers(routine, place) as tiers:
             carry_out(actions, routine, point, tiers, sweep, output=phi)
     first.refuse_another_loss(sweep.losses[0])

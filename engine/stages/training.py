@@ -239,7 +239,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
         for name, row in metagradients_in(after).items()
     }
     shapes = {name: row.shape for name, row in routine.initial_state().items()}
-    with later.memory.named():
+    with later.memory.reversing():
         sweep = reverse_steps(
             routine,
             range(segment.start, segment.stop),

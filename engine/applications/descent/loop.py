@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -244,7 +244,8 @@ class _Loop:
             self._board.scored(number, scores)
             gradient = None
             if number < descent.outer.num_steps:
-                gradient = self._reverse(routine, final, number, kept)
+                with nullcontext() if kept is None else kept.reversing():
+                    gradient = self._reverse(routine, final, number, kept)
             iterates.append(
                 OuterStep(
                     number,
@@ -310,12 +311,10 @@ class _Loop:
         made_in = present(routine)
         for part in reversed([each for each in descent.parts if each.start >= routine.first_step]):
             later = None
-            named: AbstractContextManager[object] = nullcontext()
             if kept is not None:
                 later = LaterSteps(routine, routine.point(), refuses=False, memory=kept)
-                named = kept.named()
             work = f"reverse[{number}] {part.start}-{part.stop}"
-            with self._board.at_work(work, "reverse"), named:
+            with self._board.at_work(work, "reverse"):
                 sweep = reverse_steps(
                     routine,
                     range(part.start, part.stop),

@@ -57,7 +57,8 @@ class LaterSteps:
         refuses: Whether a wrong derivative raises an error at once. A stage only keeps it in
             ``wrong``, because the result of a stage does not depend on what is done about it.
         memory: Takes away what loss and update keep; by default, what they have not kept by now.
-            Whoever hands one in puts back what the training left.
+            Whoever calls this does so inside of its ``reversing``, which puts back what the
+            training left.
 
     Attributes:
         unseen: Steps at which no comparison was possible, for example because finite differences of
@@ -156,8 +157,6 @@ class LaterSteps:
             self._more -= 1
             self._compare_all(state, reversed_at)
         self._look_at_idle(state, reversed_at)
-        if reversed_at == self._routine.first_step:
-            self.memory.put_back()
 
     def _look_at_idle(self, state: State, step: int) -> None:
         """Compare a step in which a cut counts that counted in no comparison so far."""
@@ -242,7 +241,6 @@ class LaterSteps:
 
     def _say(self, words: str) -> None:
         if self._refuses:
-            self.memory.put_back()
             raise WitnessError(words) from None
         if words not in self.wrong:
             self.wrong.append(words)

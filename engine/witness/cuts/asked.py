@@ -144,12 +144,14 @@ class AskedCuts(CutPlaces):
         forgotten = nullcontext() if statistics is None else statistics.calls_now.forgotten()
         try:
             with forgotten, listening(served, in_updates=False):
-                again = call()
+                again = call().detach().clone()
         except Exception:  # of code of the user, which goes well where nothing is changed
             return True
-        if again is losses or torch.equal(again, losses):
+        finally:
+            served.put_back()
+        if torch.equal(again, losses):
             return False
-        return relative(again.detach(), losses.detach(), least_size(routine)) > value_limit(routine)
+        return relative(again, losses.detach(), least_size(routine)) > value_limit(routine)
 
 
 class _Served(ChangedCuts):

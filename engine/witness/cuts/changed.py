@@ -6,6 +6,7 @@ that a cut is given are changed a little, and the step is asked whether it notic
 """
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from engine.torch_modes import listening
 from engine.types import Metaparams, State
 from engine.witness.agreement import least_size, relative, value_limit
 from engine.witness.cuts.callers import Place, calling_place
-from engine.witness.cuts.functions import is_in_graph
+from engine.witness.cuts.functions import is_in_graph, tensors_in
 from engine.witness.cuts.places import CutPlaces, moves, writes
 from engine.witness.memory.between_parts import parts_of_step
 
@@ -34,6 +35,9 @@ _SHARE = 0.01
 class ChangedCuts(CutPlaces):
     """Changes the numbers that are taken out of the graph at some places inside the block.
 
+    What the block writes into its other tensors are changed numbers then, as ``teacher.to(device)``
+    does, which sets each parameter. They are the user's, so ``put_back`` has to be called after it.
+
     Args:
         places: Which.
     """
@@ -41,6 +45,29 @@ class ChangedCuts(CutPlaces):
     def __init__(self, places: Collection[Place]) -> None:
         super().__init__()
         self._places = places
+        self._before: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def on_call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call ``function``, and note what it writes into, as it was."""
+        written = [*(args[:1] if writes(function) else ()), kwargs.get("out")]
+        for each in tensors_in(written):
+            if each.is_leaf and id(each) not in self._before:
+                with suppress(Exception):  # one without memory, as of torch.func
+                    self._before[id(each)] = (each, each.data, each.data.clone())
+        return super().on_call(function, args, kwargs)
+
+    def put_back(self) -> None:
+        """Put back what was written into, which may have other memory by now."""
+        for tensor, data, numbers in self._before.values():
+            with suppress(Exception):  # one that has lost its memory
+                if not tensor.is_leaf:
+                    continue  # it was made for a graph, and holds what nobody else reads
+                if tensor.data_ptr() != data.data_ptr() or tensor.dtype != data.dtype:
+                    tensor.data = data
+                data.copy_(numbers)  # no graph is told, since none of it is computed any more
+        self._before.clear()
 
     def taken_out(
         self,
@@ -120,17 +147,20 @@ def notices(  # noqa: PLR0913 (a step, and what of it is asked)
     params = rows["params"].clone().requires_grad_()
     gradient = batch_in_order(routine, rows, params, z, step)[0].detach() if in_update else None
     parts = list(parts_of_step(routine, rows, z, step))
+    changed = ChangedCuts(places)
     try:
-        for mode in (CutPlaces(), ChangedCuts(places)):
+        for mode in (CutPlaces(), changed):
             with filling(), listening(mode, in_updates=in_update):
                 values = list(_of_parts(routine, parts, z, step, with_gradient=in_backward))
                 if gradient is not None:
                     values += _updated(routine, rows, gradient, z, step)
                 found.append(values)
+        limit, least = value_limit(routine), least_size(routine)
+        return any(relative(new, old, least) > limit for old, new in zip(*found, strict=True))
     except Exception:  # of code of the user, which goes well where nothing is changed
         return True
-    limit, least = value_limit(routine), least_size(routine)
-    return any(relative(new, old, least) > limit for old, new in zip(*found, strict=True))
+    finally:
+        changed.put_back()
 
 
 def _of_parts(

@@ -236,7 +236,13 @@ _FORWARD: Place = (("", 0),)
 def writes(function: Callable[..., Any]) -> bool:
     """Say whether a function writes into its first argument, by torch's way of naming those."""
     name = getattr(function, "__name__", "")
-    return name in ("__setitem__", "__set__") or (name.endswith("_") and not name.endswith("__"))
+    return name in _WRITING or (name.endswith("_") and not name.endswith("__"))
+
+
+_WRITING = {
+    *("__setitem__", "__set__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__"),
+    *("__ifloordiv__", "__imod__", "__ipow__"),
+}
 
 
 def _is_in_backward() -> bool:

@@ -50,8 +50,26 @@ def refuse_cut_own_state(routine: Routine, state: State, z: Metaparams, step: in
     if routine.own is None:
         return ""
     followers = _followers(routine, state, z, step)
+    said = _refuse_cut(routine, state, z, step, followers) if followers else None
+    if said is not None:
+        return said
+    alone = _by_step_alone(routine, state, z, step)
+    followers = [name for name in followers if name not in alone]
     if not followers:
         return ""
+    return _refuse_cut(routine, state, z, step, followers, is_known=True) or ""
+
+
+def _refuse_cut(
+    routine: Routine,
+    state: State,
+    z: Metaparams,
+    step: int,
+    followers: Sequence[str],
+    *,
+    is_known: bool = False,
+) -> str | None:
+    """Compare, and say what was not; None where it is wrong and not known whether all follow."""
     names = ", ".join(f"state{name}" for name in followers[:3])
     what = f"How the gradient of the loss follows {names}"
     try:
@@ -63,6 +81,8 @@ def refuse_cut_own_state(routine: Routine, state: State, z: Metaparams, step: in
         return f"{what} was not compared: {first_line(error)}"
     if not found.is_wrong:
         return not_settled(what, found)
+    if not is_known:
+        return None
     lines: list[str] = []
     with suppress(Exception), twin.binding.keeping():  # which would hide what is wrong
         lines = cuts(lambda: function([own.requires_grad_()]))
@@ -80,7 +100,7 @@ def _followers(routine: Routine, state: State, z: Metaparams, step: int) -> list
 
     Those that ``advance`` moves with them in this step, or with other such parts; and of more than
     one number, those that earlier steps have moved: a target that is copied now and then is moved
-    in few of them.
+    in few of them. A ramp of several numbers is among them, until ``_by_step_alone`` is asked.
     """
     assert routine.own is not None
     layout = routine.own.layout
@@ -106,6 +126,28 @@ def _followers(routine: Routine, state: State, z: Metaparams, step: int) -> list
             after = routine.moved_own(given, given["params"], _moved_z(z), step)[OWN]
             found |= _names(routine, still, after)
     return [name for name in layout.shapes if name in found]
+
+
+def _by_step_alone(routine: Routine, state: State, z: Metaparams, step: int) -> set[str]:
+    """Return the parts of the state that are the same bits with other parameters and values.
+
+    Cost:
+        ``advance`` of all earlier steps, twice; only where something is about to be refused.
+    """
+    assert routine.own is not None
+    rows = {name: row.detach() for name, row in state.items()}
+    others: set[str] = set()
+    try:
+        for params, at_z in ((rows["params"], z), (_moved(rows["params"]), _moved_z(z))):
+            own = routine.initial_state(at_z)[OWN]
+            for at in range(step):
+                with torch.no_grad():
+                    given = {**rows, "params": params, OWN: own}
+                    own = routine.moved_own(given, params, at_z, at)[OWN]
+            others |= _names(routine, own, state[OWN])
+    except Exception:  # of code of the user, which goes well with the run's own parameters
+        return set()
+    return {*routine.own.layout.shapes} - others
 
 
 def _differs(routine: Routine, one: Tensor, other: Tensor) -> list[bool]:

@@ -146,18 +146,21 @@ class BetweenSteps:
             self._left = self._base = None
 
     @contextmanager
-    def named(self) -> Iterator[None]:
-        """Say of what a replay makes otherwise what may be its cause; where it fails, put back."""
+    def reversing(self) -> Iterator[None]:
+        """Put back what the training left at the end of the block, whatever ends it.
+
+        Where a replay makes something else in it, the error says what may be its cause.
+        """
         try:
             yield
-        except BaseException as error:
-            may_be_cause = self._left is not None and (self.names or self._writes_outside)
-            self.put_back()
-            if not (may_be_cause and isinstance(error, ReplayMismatchError)):
+        except ReplayMismatchError as error:
+            if self._left is None or not (self.names or self._writes_outside):
                 raise
             first = str(error).partition(" Hardware, ")[0]
             words = f"{first} {_CAUSE.format(where=self._where())}"
             raise ReplayMismatchError(words, settings=error.settings) from error
+        finally:
+            self.put_back()
 
     def leads_elsewhere(self, step: int) -> str:
         """Say that a step leads to another state than it did in the training."""

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import sysconfig
 from array import array
 from collections import UserDict, UserList, deque
 from collections.abc import Collection, Iterator, Mapping
@@ -31,13 +30,14 @@ from torch import Tensor, nn
 
 from engine.routine.module.reachable import parts_of_callable
 from engine.routine.optimizer import Optimizer
-from engine.witness.memory.names import Names, names_in
+from engine.witness.memory.names import INSTALLED, Names, names_in
 from engine.witness.memory.writable import (
     NUMBERS,
     Kept,
     Key,
     kept_attribute,
     kept_buffer,
+    kept_cache,
     kept_cell,
     kept_context,
     kept_dict,
@@ -58,8 +58,6 @@ _HOLDERS = (
     *(WeakKeyDictionary, WeakValueDictionary),
 )
 """Classes of Python's whose objects are there to hold what others put into them."""
-
-_INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
 _OUTSIDE = ("sqlite3", "_sqlite3", "socket", "_socket", "multiprocessing", "subprocess", "dbm")
 """Modules of Python's whose objects keep what they are given where nobody can put it back."""
@@ -102,7 +100,8 @@ class KeptByFunctions:
         self._in_state = {id(each) for each in of_state.modules()} if of_state is not None else ()
         self._kept: list[Kept] = []
         self._seen: dict[int, object] = {}  # alive, so that no identity comes again
-        self.is_open, self._names = False, Names()
+        self.is_open = self._fails = False
+        self._names = Names()
         waiting = [("", each) for each in functions]
         later: list[tuple[str, object]] = []  # of libraries, which may reach a great deal
         while (waiting or later) and len(self._seen) < _MOST:
@@ -121,22 +120,25 @@ class KeptByFunctions:
 
     def changed(self) -> list[str]:
         """Return the names of what has been written into."""
-        return [each.name for each in self._kept if each.is_changed()]
+        return [*self.written().values()]
 
     def written(self) -> dict[Key, str]:
         """Return what stands for the places that have been written into, with their names."""
-        return {each.key: each.name for each in self._kept if each.is_changed()}
+        return {each.key: each.name for each in self._kept if _is_changed(each)}
 
     @property
     def is_lost(self) -> bool:
         """Whether something has been written into that cannot be put back."""
-        return any(each.is_only_noted and each.is_changed() for each in self._kept)
+        return self._fails or any(each.is_only_noted and _is_changed(each) for each in self._kept)
 
     def put_back(self) -> None:
         """Make all of it what it was, as far as that is possible."""
         for each in self._kept:
-            if each.is_changed():
-                each.restore()
+            if _is_changed(each):
+                try:
+                    each.restore()
+                except Exception:  # of what the user has closed or resized, or made read-only
+                    self._fails = True
 
     def only(self, keys: Collection[Key], new_beside: "KeptByFunctions") -> "KeptByFunctions":
         """Return some of the places, and those that others did not know yet."""
@@ -150,14 +152,7 @@ class KeptByFunctions:
         if isinstance(value, type | FunctionType | ModuleType):
             self._keep_code(name, value)
         elif isinstance(value, _lru_cache_wrapper):
-            self._kept.append(
-                Kept(
-                    name,
-                    (id(value), ""),
-                    lambda: bool(value.cache_info().currsize),
-                    value.cache_clear,
-                )
-            )
+            self._kept.append(kept_cache(name, value))
         elif isinstance(value, dict):
             self._kept.append(kept_dict(name, value))
         elif isinstance(value, list | set | deque):
@@ -220,6 +215,14 @@ class KeptByFunctions:
         with suppress(Exception):  # a format that cannot be copied or compared
             size = value.size if isinstance(value, np.ndarray) else value.numel()
             self._kept += (kept_numbers if size <= most else kept_large)(name, value)
+
+
+def _is_changed(kept: Kept) -> bool:
+    """Say whether a place is another one by now; one that cannot be read any more is."""
+    try:
+        return kept.is_changed()
+    except Exception:  # of a kind of the user's, or of what the user has closed
+        return True
 
 
 def _kept_by_name(function: FunctionType) -> Iterator[Kept]:
@@ -307,7 +310,7 @@ def _is_installed_file(module: ModuleType) -> bool:
     """Say whether a module is Python's, a package's or the engine's."""
     file = getattr(module, "__file__", None)
     is_engines = module.__name__.partition(".")[0] == "engine"
-    return file is None or is_engines or file.startswith(_INSTALLED)
+    return file is None or is_engines or file.startswith(INSTALLED)
 
 
 def _is_variable(name: str, value: object) -> bool:
@@ -343,7 +346,7 @@ def _is_the_users(kind: type) -> bool:
 def _is_installed(kind: type) -> bool:
     """Say whether a class is Python's or an installed package's."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return kind.__module__ == "builtins" or (file is not None and file.startswith(_INSTALLED))
+    return kind.__module__ == "builtins" or (file is not None and file.startswith(INSTALLED))
 
 
 def _is_plain(key: str, value: object) -> bool:

@@ -3,17 +3,23 @@
 from collections.abc import Collection, Iterator
 from dis import get_instructions
 from functools import lru_cache
+from sysconfig import get_paths
 from types import CodeType, FunctionType
 
 from engine.routine.module.reachable import LIBRARIES
 
-_BY_ANY_NAME = frozenset(
-    {"setattr", "delattr", "__setattr__", "exec", "eval", "import_module", "__import__"}
-)
-"""Names by which code writes where its own names do not tell."""
+INSTALLED = tuple(get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+"""Folders of Python and of packages."""
 
-_VARIABLES = frozenset({"globals", "locals", "vars", "__dict__", "sys", "builtins"})
-"""Names of what has any variables, into which code writes by an index or an attribute."""
+_BUILT_IN = frozenset({"setattr", "delattr", "exec", "eval", "__import__"})
+_BY_ANY_NAME = frozenset({"__setattr__", "import_module"})
+"""Names by which code writes where its own names do not tell. The first are functions of Python's:
+``model.eval()`` is another one."""
+
+_VARIABLES = frozenset({"globals", "locals", "vars", "__dict__", "builtins"})
+_VARIABLES_OF_SYS = frozenset({"modules", "_getframe"})
+"""Names of what has any variables, into which code writes by an index or an attribute. Most of
+``sys``, such as ``sys.stderr``, has none."""
 
 _SAVING = frozenset({"save", "savez", "dump", "tofile", "to_csv", "to_parquet", "to_pickle"})
 _LOADING = frozenset(
@@ -32,13 +38,16 @@ class Names:
 
     def look_at(self, function: FunctionType) -> None:
         """Look at one of them; libraries, which use all such names, tell nothing."""
-        if str(function.__module__).partition(".")[0] in LIBRARIES:
-            return
         code = function.__code__
-        used = {*names_in(code, _LOADS)}
+        package = str(function.__module__).partition(".")[0]
+        if package in LIBRARIES or code.co_filename.startswith(INSTALLED):
+            return
+        used, by_itself = {*names_in(code, _LOADS)}, {*names_in(code, _LOADS[:2])}
         writes = any(True for _ in names_in(code, ("STORE_ATTR", "STORE_SUBSCR")))
-        self._is_found |= not used.isdisjoint(_BY_ANY_NAME)
-        self._is_found |= writes and not used.isdisjoint(_VARIABLES)
+        built_in = used if "builtins" in used else by_itself
+        self._is_found |= not used.isdisjoint(_BY_ANY_NAME) or not built_in.isdisjoint(_BUILT_IN)
+        has_any = "sys" in used and not used.isdisjoint(_VARIABLES_OF_SYS)
+        self._is_found |= writes and (has_any or not used.isdisjoint(_VARIABLES))
         self._saves |= not used.isdisjoint(_SAVING)
         self._loads |= not used.isdisjoint(_LOADING)
 

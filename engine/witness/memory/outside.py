@@ -88,10 +88,16 @@ def _listen() -> None:
     sys.addaudithook(_hear)
 
 
-def _hear(event: str, args: tuple[Any, ...]) -> None:
-    if event not in _FILES and event not in _BOTH_WAYS:
+def _hear(
+    event: str,
+    args: tuple[Any, ...],
+    known: frozenset[str] = frozenset(_FILES | _BOTH_WAYS),
+    current: ContextVar["OutsideWrites | None"] = _NOTING,
+) -> None:
+    """Hear of a call; when Python ends, the names of this file are gone, and its defaults not."""
+    if event not in known:
         return
-    noting = _NOTING.get()
+    noting = current.get()
     if noting is not None and not noting.found and _is_asked_by_the_user():
         noting.hear(event, args)
 

@@ -1,9 +1,11 @@
 """Kinds of things that code writes into: each noted as it is, and put back."""
 
+import gc
 import os
 from collections.abc import Callable
 from contextvars import ContextVar
-from io import BytesIO, StringIO
+from functools import _lru_cache_wrapper
+from io import BytesIO, IOBase, StringIO
 from types import CellType
 from typing import Any, NamedTuple
 
@@ -56,7 +58,7 @@ def kept_cell(name: str, cell: CellType) -> Kept:
     def restore() -> None:
         if before is nothing:
             del cell.cell_contents
-        else:
+        elif not _is_closed(before):
             cell.cell_contents = before
 
     return Kept(name, (id(cell), ""), lambda: content() is not before, restore)
@@ -65,12 +67,12 @@ def kept_cell(name: str, cell: CellType) -> Kept:
 def kept_variable(name: str, variables: dict[str, Any]) -> Kept:
     """Note a variable of a file."""
     before = variables[name]
-    return Kept(
-        name,
-        (id(variables), name),
-        lambda: variables.get(name) is not before,
-        lambda: variables.__setitem__(name, before),
-    )
+
+    def restore() -> None:
+        if not _is_closed(before):
+            variables[name] = before
+
+    return Kept(name, (id(variables), name), lambda: variables.get(name) is not before, restore)
 
 
 def kept_attribute(name: str, owner: Any, key: str) -> Kept:  # noqa: ANN401 (an object or a class)
@@ -81,7 +83,7 @@ def kept_attribute(name: str, owner: Any, key: str) -> Kept:  # noqa: ANN401 (an
     def restore() -> None:
         if before is nothing:
             delattr(owner, key)
-        else:
+        elif not _is_closed(before):
             setattr(owner, key, before)
 
     return Kept(name, (id(owner), key), lambda: getattr(owner, key, nothing) is not before, restore)
@@ -128,7 +130,7 @@ def kept_dict(
     def restore() -> None:
         for key in counted().keys() - before.keys():
             value.pop(key, None)
-        value.update(before)
+        value.update({key: each for key, each in before.items() if not _is_closed(each)})
 
     return Kept(name, (id(value), ""), is_changed, restore)
 
@@ -143,6 +145,8 @@ def kept_list(name: str, value: Any) -> Kept:  # noqa: ANN401 (a list, a set or 
         )
 
     def restore() -> None:
+        if any(map(_is_closed, before)):
+            return
         value.clear()
         (value.update if isinstance(value, set) else value.extend)(before)
 
@@ -163,18 +167,25 @@ def kept_numbers(name: str, value: Tensor | np.ndarray) -> list[Kept]:
             return not np.array_equal(value, copy, equal_nan=kind in "fc")
 
         return [Kept(name, (id(value), ""), is_changed, lambda: np.copyto(value, copy))]
-    if value.numel() > NUMBERS or value.layout is not torch.strided:
+    if value.numel() > NUMBERS or value.layout is not torch.strided or value.is_meta:
         return []
-    held = value.detach()
-    kept = held.clone()
-    return [
-        Kept(
-            name,
-            (id(value), ""),
-            lambda: not torch.equal(held.nan_to_num(), kept.nan_to_num()),
-            lambda: held.data.copy_(kept),
-        )
-    ]
+    held = value.data
+    kept, bits = held.clone(), _bits(held).clone()
+
+    def restore() -> None:
+        if value.data_ptr() != held.data_ptr() or value.dtype != held.dtype:
+            value.data = held
+        held.copy_(kept)
+
+    return [Kept(name, (id(value), ""), lambda: not torch.equal(_bits(value.data), bits), restore)]
+
+
+def _bits(value: Tensor) -> Tensor:
+    """Return the bytes of numbers, which are compared in formats that torch does not calculate in.
+
+    No number of them differs from itself, as one that is not a number does.
+    """
+    return value.contiguous().reshape(-1).view(torch.uint8)
 
 
 def kept_large(name: str, value: Tensor | np.ndarray) -> list[Kept]:
@@ -182,20 +193,47 @@ def kept_large(name: str, value: Tensor | np.ndarray) -> list[Kept]:
 
     They may be a data set, so they are neither copied nor all read.
     """
-    flat = value.reshape(-1) if isinstance(value, np.ndarray) else value.detach().reshape(-1)
-    some = flat[:: max(1, len(flat) // _SOME)]
 
     def found() -> tuple[int, Tensor]:
-        version = -1 if isinstance(value, np.ndarray) else value._version
-        return version, torch.as_tensor(some).clone()
+        version, numbers = -1, value
+        if isinstance(numbers, Tensor):
+            version, numbers = numbers._version, numbers.detach()
+        row = numbers.reshape(-1)
+        some = row[:: max(1, len(row) // _SOME)]
+        return version, _bits(torch.as_tensor(some)).clone()
 
     before = found()
 
     def is_changed() -> bool:
         now = found()
-        return now[0] != before[0] or not torch.equal(now[1].nan_to_num(), before[1].nan_to_num())
+        return now[0] != before[0] or not torch.equal(now[1], before[1])
 
     return [Kept(name, (id(value), ""), is_changed, lambda: None, is_only_noted=True)]
+
+
+def kept_cache(name: str, value: "_lru_cache_wrapper[Any]") -> Kept:
+    """Note what ``lru_cache`` holds.
+
+    It may be a teacher that was trained since it was made, so what it holds now is never cleared.
+    One without a limit has a dictionary, which is put back; one with a limit is cleared if it is
+    empty now, and else only noted.
+    """
+    made, before = gc.get_referents(value), value.cache_info()
+    found = [each for each in made if type(each) is dict and each is not vars(value)]
+    if before.maxsize is None and len(found) == 1:
+        return kept_dict(name, found[0])._replace(key=(id(value), ""))
+    is_only_noted, size = before.currsize > 0, before.currsize
+    return Kept(
+        name,
+        (id(value), ""),
+        lambda: (
+            value.cache_info().misses != before.misses
+            if is_only_noted
+            else value.cache_info().currsize != size
+        ),
+        (lambda: None) if is_only_noted else value.cache_clear,
+        is_only_noted,
+    )
 
 
 def kept_draws(name: str, value: torch.Generator) -> Kept:
@@ -234,9 +272,18 @@ def kept_stream(name: str, value: StringIO | BytesIO) -> list[Kept]:
     before, place = value.getvalue(), value.tell()
 
     def restore() -> None:
+        if value.closed:
+            return
         value.seek(0)
         value.truncate()
         value.write(before)  # pyright: ignore[reportArgumentType] (text to text, bytes to bytes)
         value.seek(place)
 
-    return [Kept(name, (id(value), ""), lambda: value.getvalue() != before, restore)]
+    return [
+        Kept(name, (id(value), ""), lambda: value.closed or value.getvalue() != before, restore)
+    ]
+
+
+def _is_closed(value: object) -> bool:
+    """Say whether a value is a file that was closed since, as of a log that goes on in the next."""
+    return isinstance(value, IOBase) and value.closed

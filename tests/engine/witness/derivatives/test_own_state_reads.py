@@ -165,3 +165,41 @@ def test_a_reference_that_stays_may_be_read_without_a_graph_unless_the_start_is_
     kinds = {"start": InitialParameters(flat)}
     with pytest.raises(WitnessError, match="taken out of the graph by no_grad"):
         metagradient(run(**anchored, metaparameters=kinds), routines.output)
+
+
+def _ramp(state, params, batch, step):
+    del params, batch, step
+    return {"ramp": state["ramp"] + torch.tensor([0.1, 0.2], dtype=torch.float64)}
+
+
+def _mixed(state, params, batch, step):
+    if step != 2:  # and never again
+        return _ramp(state, params, batch, step)
+    return {"ramp": state["ramp"] + next(iter(params.values())).mean()}
+
+
+def _ramped(model, batch, state=None):
+    losses = routines.loss(model, batch)
+    return losses if state is None else losses * (1 + state["ramp"].detach()[1])
+
+
+def test_several_numbers_that_follow_the_step_alone_may_be_read_in_any_way():
+    """As a ramp of one number; that earlier steps have moved them says nothing of what moved."""
+    start = {"ramp": torch.tensor([0.1, 0.2], dtype=torch.float64)}
+    training = run(loss=_ramped, state=start, advance=_ramp)
+    direction = torch.randn(
+        routines.NUM_EXAMPLES, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
+
+    found = next(iter(metagradient(training, routines.output).gradient.items()))
+
+    wanted = engine.central_difference(training, routines.output, {found[0]: direction})
+    assert float(found[1] @ direction) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_several_numbers_that_followed_the_parameters_once_may_not():
+    """No step that is compared moves them with the parameters."""
+    start = {"ramp": torch.tensor([0.1, 0.2], dtype=torch.float64)}
+
+    with pytest.raises(WitnessError, match=r"state\['ramp'\]"):
+        metagradient(run(loss=_ramped, state=start, advance=_mixed), routines.output)
