@@ -26,6 +26,7 @@ from engine.routine.loss_terms import Term
 from engine.routine.routine import Routine
 from engine.step.gradient import is_active, term_gradient
 from engine.step.in_order import check_separable, pull_in_order
+from engine.step.micro_batches import refuse_coupled
 from engine.step.missing_derivatives import named_refusals
 from engine.step.products import (
     PARAMS,
@@ -98,7 +99,9 @@ class TwoStageVjp:
                 gradient = self._gradient(routine, params, z, step)
             guessed = pull_update(routine, state, gradient, leaves, step, cotangent)
             gradient, parts = self._pull_micro_batches(routine, params, leaves, step, guessed)
-            self._refuse_coupled(routine, state, gradient, z, step)
+            after = self._following
+            if self._micro_batch is not None and after is not None and after[0] == step + 1:
+                refuse_coupled(routine, (state, after[1]), gradient, z, step, self._micro_batch)
             products = pull_update(routine, state, gradient, leaves, step, cotangent)
             if not all(map(_agree, guessed, products)):
                 _logger.debug("Step %d is reversed again with its own gradient.", step)
@@ -107,38 +110,6 @@ class TwoStageVjp:
             product.add({**part.shares, PARAMS: part.adjoint["params"]})
         self._following = (step, state)
         return joined(products, leaves, step, to_state=to_state)
-
-    def _refuse_coupled(
-        self, routine: Routine, state: State, gradient: Tensor, z: Metaparams, step: int
-    ) -> None:
-        """Refuse micro-batches that do not lead to the state that the whole batch led to.
-
-        Losses may couple the examples of a batch at some steps only, so it is asked at each.
-        """
-        if self._micro_batch is None or self._following is None or self._following[0] != step + 1:
-            return
-        after = self._following[1]
-        off: dict[str, tuple[float, float]] = {}
-        with torch.no_grad():
-            for name, made in routine.update(state, gradient, z, step).items():
-                moved = (after[name] - state[name]).norm()
-                error = (made - after[name]).norm()
-                eps = torch.finfo(made.dtype).eps
-                if error == 0:  # as of a row that counts steps
-                    continue
-                if error <= 10 * eps**0.5 * moved + 10 * eps * after[name].norm():
-                    return  # an update may enlarge roundings, but not in a sum of gradients as well
-                off[name] = float(error), float(moved)
-        if not off:
-            return
-        row, (by, of) = next(iter(off.items()))
-        raise ConfigurationError(
-            f"micro_batch is {self._micro_batch}, but the parts of step {step} lead to other "
-            f"{row!r} than its batch did (a difference of {by:.1e}, where the step moved by "
-            f"{of:.1e}), so the loss of an example depends on the rest of its batch there. Leave "
-            "micro_batch out, or write the loss as a CoupledLoss of engine.routine.coupled_loss.",
-            settings=("replay.micro_batch",),
-        )
 
     def _with_statistics(
         self,
