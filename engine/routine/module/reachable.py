@@ -1,11 +1,16 @@
 """Objects that a function can reach: closure, defaults, owner, and the globals that it reads."""
 
+import sysconfig
 from collections.abc import Iterator
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 
-LIBRARIES = ("torch", "numpy", "engine", "random")
-"""Packages whose functions read no global of the user's."""
+_LIBRARIES = {"torch", "numpy", "engine", "beartype", "jaxtyping"}
+"""Packages whose functions read no global of the user's: what they reach is theirs alone. So do
+those of Python's own library, which is known by its folder, because people call files as it does.
+"""
+
+_PYTHONS, _OTHERS = sysconfig.get_paths()["stdlib"], ("site-packages", "dist-packages")
 
 
 def parts_of_callable(
@@ -39,11 +44,20 @@ def _parts_of_function(function: FunctionType) -> Iterator[tuple[str, object]]:
     wrapped = getattr(function, "__wrapped__", None)
     if wrapped is not None:
         yield "", wrapped
-    if str(function.__module__).partition(".")[0] in LIBRARIES:
+    if is_of_library(function):
         return
     for name in _names(function.__code__):
         if name in function.__globals__:
             yield name, function.__globals__[name]
+
+
+def is_of_library(function: FunctionType) -> bool:
+    """Say whether a function is Python's or of such a package, whatever a decorator calls it."""
+    file = function.__code__.co_filename
+    if file.startswith(_PYTHONS) and not any(each in file for each in _OTHERS):
+        return True
+    modules = function.__module__, function.__globals__.get("__name__")
+    return any(str(each).partition(".")[0] in _LIBRARIES for each in modules)
 
 
 def _names(code: CodeType) -> Iterator[str]:

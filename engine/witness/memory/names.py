@@ -6,7 +6,7 @@ from functools import lru_cache
 from sysconfig import get_paths
 from types import CodeType, FunctionType
 
-from engine.routine.module.reachable import LIBRARIES
+from engine.routine.module.reachable import is_of_library
 
 INSTALLED = tuple(get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 """Folders of Python and of packages."""
@@ -39,8 +39,7 @@ class Names:
     def look_at(self, function: FunctionType) -> None:
         """Look at one of them; libraries, which use all such names, tell nothing."""
         code = function.__code__
-        package = str(function.__module__).partition(".")[0]
-        if package in LIBRARIES or code.co_filename.startswith(INSTALLED):
+        if is_of_library(function) or code.co_filename.startswith(INSTALLED):
             return
         used, by_itself = {*names_in(code, _LOADS)}, {*names_in(code, _LOADS[:2])}
         writes = any(True for _ in names_in(code, ("STORE_ATTR", "STORE_SUBSCR")))
