@@ -92,10 +92,14 @@ class _Drawn:
 
     def __enter__(self) -> None:
         self._before = sys.getprofile()
-        sys.setprofile(self._note)
+        # A profiler that is written in C, as cProfile, cannot be put back by Python, so it stays.
+        self._is_free = self._before is None or callable(self._before)
+        if self._is_free:
+            sys.setprofile(self._note)
 
     def __exit__(self, *_: object) -> None:
-        sys.setprofile(self._before)
+        if self._is_free:
+            sys.setprofile(self._before)
 
     def _note(self, frame: FrameType, event: str, called: Any) -> None:  # noqa: ANN401 (of any event)
         if getattr(called, "__self__", None) is not _GENERATOR:
