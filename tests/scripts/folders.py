@@ -11,7 +11,7 @@ from engine.recipes.files import load_recipe
 
 HERE = Path(__file__).parent
 SCRIPTS = sorted(each.name for each in HERE.iterdir() if (each / "script.py").is_file())
-QUICK = ("lightning", "teacher")
+QUICK = ("lightning",)
 """Run each time; all of them with ``-m exhaustive``."""
 
 EACH = [

@@ -198,7 +198,7 @@ def test_a_long_name_keeps_both_of_its_ends():
 
 @pytest.mark.parametrize("width", [WIDTH, NARROW])
 @pytest.mark.parametrize(
-    "low", [1.1e-5, *(pytest.param(each, marks=pytest.mark.slow) for each in (0.002, 0.31)), 40.0]
+    "low", [1.1e-5, *(pytest.param(each, marks=pytest.mark.slow) for each in (0.002, 0.31, 40.0))]
 )
 @pytest.mark.parametrize("spread", [1.001, 1.5, 3.0, 9.0, 40.0, 300.0, 2e3, 3e4, 1e7, 1e12])
 def test_numbers_of_a_logarithmic_axis_do_not_touch(width, low, spread):

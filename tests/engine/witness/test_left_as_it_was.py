@@ -240,6 +240,7 @@ def test_a_log_is_there_when_a_run_is_stopped_while_it_is_reversed(monkeypatch):
     assert min(left) < lengths[-1] == len(log)
 
 
+@pytest.mark.slow
 def test_a_log_is_there_after_a_segment_that_is_refused():
     """What the loss takes out of the graph late is refused after its segment, by the descent."""
     own, log = _logging()

@@ -164,7 +164,6 @@ IN_SHARDS = {
     "drawn temperature",
     "kept of forward: beside its input",
     "samples with noise of torch",
-    "copy inside: without a graph",
     "frozen for a term: critic",
     "adapted before",
     "attack that clears its gradients",

@@ -193,7 +193,16 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("own", LOSSES.values(), ids=LOSSES)
+_OFTEN = ("a number", "a result without a derivative", "what a hook returns")
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param(own, id=name, marks=() if name in _OFTEN else pytest.mark.slow)
+        for name, own in LOSSES.items()
+    ],
+)
 def test_what_is_left_and_counts_at_times_is_refused(own):
     """The function's results count at every step, and what it has left beside them at some."""
     run = routine(Counting(), loss=own, num_steps=_STEPS, learning_rate=0.1)
