@@ -48,9 +48,8 @@ class ReversedSteps:
         if self._after[0] != step + 1:
             is_end = step == routine.num_steps - 1 and bool(sweep.final)
             after: State = sweep.final if is_end else {}
-            if (
-                not is_end and memory.keeps
-            ):  # a plain step; else there is nothing that it would tell
+            # A plain step, only where it would tell something.
+            if not is_end and (memory.keeps or self._same is not None):
                 after = sweep.after(routine, self._z, step)
             self._after = (step + 1, after)
         memory.before(state, step)

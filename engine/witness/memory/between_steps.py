@@ -89,15 +89,12 @@ class BetweenSteps:
         self._has_run = True
         return self._outside.noting()
 
-    def before(self, state: State, step: int) -> bool:
+    def before(self, state: State, step: int) -> None:
         """Put other numbers into what is kept, if steps were run since that was done last.
 
         Args:
             state: s_t.
             step: t, which is reversed next.
-
-        Returns:
-            Whether it was done.
         """
         replayed, self._replayed = sorted(self._replayed), set()
         first, self._first = self._first, _NONE
@@ -108,9 +105,9 @@ class BetweenSteps:
             if self._writes_outside:
                 whole = (routine.first_step, routine.initial_state(self._z))
                 self._run_elsewhere(whole if is_whole else first, step)
-            return True
+            return
         if not replayed:
-            return False
+            return
         if self._base is not None:
             self._base.put_back()
         if self._own_update:
@@ -118,7 +115,6 @@ class BetweenSteps:
                 call_updates(self._routine, state, self._z, replayed)
         if self._writes_outside:
             self._run_elsewhere(first, step)
-        return True
 
     def _run_elsewhere(self, first: tuple[int, State], last: int) -> None:
         """Run steps from a state that is not the run's, which write other numbers outside."""
