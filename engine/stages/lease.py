@@ -17,6 +17,7 @@ each token is then asked for by its name, and whoever finds it taken tries the n
 Layout: ``<folder>/leases/<token>.json``. The newest file counts; older ones are the history.
 """
 
+import atexit
 import logging
 import random
 import re
@@ -91,6 +92,8 @@ class Lease:
         self._renewed = 0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True, name=f"lease {token}")
+        # A signal may come before the block of the context manager has begun.
+        atexit.register(self._give_up)
 
     def __enter__(self) -> "Lease":
         self._thread.start()
@@ -105,6 +108,11 @@ class Lease:
         self._done.set()
         _ended.add(self.nonce)
         self._thread.join(timeout=5)  # it may hang in a store that is away
+        self._give_up()
+        atexit.unregister(self._give_up)
+
+    def _give_up(self) -> None:
+        _ended.add(self.nonce)
         # So that whoever comes next need not wait. A store that is away says nothing now either.
         with suppress(Exception):
             if self.is_newest():

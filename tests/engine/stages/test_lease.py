@@ -52,6 +52,19 @@ def test_lease_that_is_given_up_is_taken_at_once(folder):
     assert not first.is_newest()
 
 
+def test_lease_of_a_process_that_ends_before_its_block_begins_is_given_up(tmp_path):
+    """As where a signal comes right after the file of the lease was written."""
+    folder = str(tmp_path / "stage")
+    code = (
+        "import sys\nfrom engine.stages.lease import acquire\n"
+        f"held = acquire({folder!r}, lambda: False)\nsys.exit(130)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False)
+
+    assert ended.returncode == 130
+    assert read_record(lease._lease_url(folder, 1))["released"] is True
+
+
 def test_one_of_many_who_try_at_once_gets_the_lease(tmp_path):
     """A draw would compute the stage twice, or not at all."""
     start, owners = threading.Barrier(8), []
